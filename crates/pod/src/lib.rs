@@ -1,0 +1,11 @@
+//! What a pod is to Berth, without doing anything: ids, admitted specs, wishes, holdings, and the
+//! loop that turns a wish into steps.
+//!
+//! This crate is pure: it knows no file, no socket, no clock. `lifecycle` drives it.
+
+pub mod error;
+pub mod id;
+pub mod spec;
+
+pub use error::Kind;
+pub use id::{ContainerId, SandboxId};
