@@ -4,7 +4,9 @@
 //! This crate is pure: it knows no file, no socket, no clock. `lifecycle` drives it.
 
 pub mod error;
+pub mod holding;
 pub mod id;
+pub mod record;
 pub mod spec;
 
 pub use error::Kind;

@@ -1,0 +1,559 @@
+//! What is saved of a pod: its wish, its facts, and what it holds. One record, one row.
+//!
+//! State is derived from facts (`exit`, `started`, `answered`, …) and never stored beside them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Kind;
+use crate::holding::{ContainerHolding, Holding, PodHolding};
+use crate::id::{ContainerId, SandboxId};
+use crate::spec::{Admitted, ContainerSpec, ImageFacts, ResolvedUser, Resources, SandboxSpec};
+
+/// One holding: what is known of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Slot<F> {
+    /// Not held, and no try has been made since it was last let go.
+    #[default]
+    Absent,
+    /// The intent is saved: it may be there, wholly, in part, or not at all.
+    Intended,
+    /// It is there, with these facts.
+    Held(F),
+}
+
+/// A slot without its facts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Status {
+    /// Not held.
+    Absent,
+    /// Perhaps there.
+    Intended,
+    /// There.
+    Held,
+}
+
+impl Status {
+    /// Its name in status output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Intended => "intended",
+            Self::Held => "held",
+        }
+    }
+}
+
+impl<F> Slot<F> {
+    /// The slot without its facts.
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Absent => Status::Absent,
+            Self::Intended => Status::Intended,
+            Self::Held(_) => Status::Held,
+        }
+    }
+
+    /// The facts, when it is held.
+    pub fn held(&self) -> Option<&F> {
+        match self {
+            Self::Held(fact) => Some(fact),
+            _ => None,
+        }
+    }
+}
+
+/// What is wished of a pod. A wish only ever grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PodWish {
+    /// Everything held.
+    Run,
+    /// Nothing but what ends at removal.
+    Stop,
+    /// Nothing, and then no record.
+    Remove,
+}
+
+impl PodWish {
+    /// Its name in status output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Stop => "stop",
+            Self::Remove => "remove",
+        }
+    }
+}
+
+/// What is wished of a container. A wish only ever grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContainerWish {
+    /// Everything up to the bundle.
+    Create,
+    /// The task too.
+    Run,
+    /// No process.
+    Stop,
+    /// Nothing, and then no entry in the record.
+    Remove,
+}
+
+impl ContainerWish {
+    /// Its name in status output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Run => "run",
+            Self::Stop => "stop",
+            Self::Remove => "remove",
+        }
+    }
+}
+
+/// A failure worth keeping: the creation that it ended is rolled back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What sort.
+    pub kind: Kind,
+    /// What was attempted, on what, and why not.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+/// Why a pod is not ready though nobody asked it to stop.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lost {
+    /// The node was rebooted: nothing under /run is left.
+    Reboot,
+    /// The shim is dead.
+    Shim(String),
+    /// The sandbox's own process has exited.
+    Sandbox(String),
+}
+
+impl Lost {
+    /// A sentence for messages.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Reboot => "the node was rebooted while the container existed".to_owned(),
+            Self::Shim(why) => format!("the pod's shim died: {why}"),
+            Self::Sandbox(why) => format!("the pod's sandbox ended: {why}"),
+        }
+    }
+
+    /// Is there a shim that could still be asked?
+    pub fn shim_is_gone(&self) -> bool {
+        matches!(self, Self::Reboot | Self::Shim(_))
+    }
+}
+
+/// The pod's cgroup.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupFact {
+    /// Its path relative to each hierarchy's root.
+    pub path: String,
+    /// Made by us: then we remove it.
+    pub ours: bool,
+}
+
+/// Where the pod's namespaces are pinned; none is the node's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespacesFact {
+    /// User.
+    pub user: Option<PathBuf>,
+    /// Network.
+    pub net: Option<PathBuf>,
+    /// IPC.
+    pub ipc: Option<PathBuf>,
+    /// UTS.
+    pub uts: Option<PathBuf>,
+}
+
+/// Files that the pod's containers share.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesFact {
+    /// resolv.conf.
+    pub resolv_conf: PathBuf,
+    /// hostname.
+    pub hostname: PathBuf,
+    /// hosts.
+    pub hosts: PathBuf,
+    /// /dev/shm.
+    pub shm: PathBuf,
+}
+
+/// The pod's attachment to the network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkFact {
+    /// Its addresses, the pod's own first.
+    pub ips: Vec<IpAddr>,
+}
+
+/// The pod's shim.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShimFact {
+    /// Its socket, as its `start` answered it.
+    pub address: String,
+    /// Generation of its Task API.
+    pub version: u32,
+    /// Its binary, for `delete`, even when the handler is gone from the configuration.
+    pub binary: PathBuf,
+    /// Its process id, when known.
+    pub pid: Option<u32>,
+    /// Start time of that process (field 22 of /proc/PID/stat), against reuse of the id.
+    pub pid_start: Option<u64>,
+}
+
+/// The sandbox in the shim.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxFact {
+    /// Its process, where it has one.
+    pub pid: Option<u32>,
+    /// The pinned PID namespace, where the pod shares one.
+    pub pid_ns: Option<PathBuf>,
+}
+
+/// The task of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskFact {
+    /// Its first process.
+    pub pid: u32,
+    /// When it was started, ns since the epoch.
+    pub started_at: i64,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Exit code; 128 + n for signal n.
+    pub code: i32,
+    /// When, ns since the epoch.
+    pub at: i64,
+    /// `Completed`, `Error`, `OOMKilled`, `StartError`, …
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+/// A container's part of the record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// Its id.
+    pub id: ContainerId,
+    /// What was asked for.
+    pub spec: Arc<Admitted<ContainerSpec>>,
+    /// Its limits as they stand, updates included.
+    pub resources: Resources,
+    /// When its creation was asked for, ns since the epoch.
+    pub created_at: i64,
+    /// The wish.
+    pub wish: ContainerWish,
+    /// Its creation has been answered: it is listed from then on.
+    pub answered: bool,
+    /// Why its creation is being rolled back.
+    pub failure: Option<Failure>,
+    /// A stop that was asked for: when to kill (ns since the epoch), and whether the stop signal
+    /// has been sent.
+    pub stop: Option<Stop>,
+    /// When it was started; stays after its exit.
+    pub started_at: Option<i64>,
+    /// How it ended.
+    pub exit: Option<Exit>,
+    /// The reference to its image, with what was taken from it.
+    pub image: Slot<ImageHeld>,
+    /// The snapshot.
+    pub rootfs: Slot<RootfsFact>,
+    /// The bundle.
+    pub bundle: Slot<()>,
+    /// The cgroup's path; saved before the runtime makes it.
+    pub cgroup: Slot<String>,
+    /// The task.
+    pub task: Slot<TaskFact>,
+}
+
+/// What the image reference gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageHeld {
+    /// The image's configuration.
+    pub facts: ImageFacts,
+    /// The ids that the container runs with.
+    pub user: ResolvedUser,
+}
+
+/// A prepared root filesystem: a mount for the shim to make.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootfsFact {
+    /// Filesystem type.
+    pub kind: String,
+    /// Source.
+    pub source: String,
+    /// Options.
+    pub options: Vec<String>,
+}
+
+/// A stop under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// When the grace ends, ns since the epoch.
+    pub kill_at: i64,
+    /// The stop signal has been sent; it is sent once.
+    pub signalled: bool,
+}
+
+/// Everything saved of a pod.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PodRecord {
+    /// Its id.
+    pub id: SandboxId,
+    /// The boot that its holdings belong to (/proc/sys/kernel/random/boot_id).
+    pub boot_id: String,
+    /// What was asked for.
+    pub spec: Arc<Admitted<SandboxSpec>>,
+    /// The configured handler it runs by.
+    pub handler: String,
+    /// When its creation was asked for, ns since the epoch.
+    pub created_at: i64,
+    /// The wish.
+    pub wish: PodWish,
+    /// Its creation has been answered: it is listed from then on.
+    pub answered: bool,
+    /// Why its creation is being rolled back.
+    pub failure: Option<Failure>,
+    /// Why it is not ready though nobody asked it to stop.
+    pub lost: Option<Lost>,
+    /// The cgroup.
+    pub cgroup: Slot<CgroupFact>,
+    /// The namespaces.
+    pub namespaces: Slot<NamespacesFact>,
+    /// The files.
+    pub files: Slot<FilesFact>,
+    /// The network.
+    pub network: Slot<NetworkFact>,
+    /// The shim.
+    pub shim: Slot<ShimFact>,
+    /// The sandbox.
+    pub sandbox: Slot<SandboxFact>,
+    /// The containers.
+    pub containers: BTreeMap<ContainerId, ContainerRecord>,
+}
+
+/// What could not be released though its pod has been let go: tried again until it works.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Leftover {
+    /// Whose it was.
+    pub pod: SandboxId,
+    /// The container's, if it was one's.
+    pub container: Option<ContainerId>,
+    /// Which holding, by name (`network`, `rootfs`, …).
+    pub holding: String,
+    /// Why it could not be released.
+    pub error: String,
+    /// Since when, ns since the epoch.
+    pub since: i64,
+    /// The boot it belongs to.
+    pub boot_id: String,
+    /// What its release needs to know, apart from ids: the pod's record as it stood.
+    pub record: Arc<PodRecord>,
+}
+
+impl PodRecord {
+    /// A record of a pod that holds nothing yet.
+    pub fn new(
+        id: SandboxId,
+        boot_id: String,
+        spec: Admitted<SandboxSpec>,
+        handler: String,
+        now: i64,
+    ) -> Self {
+        Self {
+            id,
+            boot_id,
+            spec: Arc::new(spec),
+            handler,
+            created_at: now,
+            wish: PodWish::Run,
+            answered: false,
+            failure: None,
+            lost: None,
+            cgroup: Slot::Absent,
+            namespaces: Slot::Absent,
+            files: Slot::Absent,
+            network: Slot::Absent,
+            shim: Slot::Absent,
+            sandbox: Slot::Absent,
+            containers: BTreeMap::new(),
+        }
+    }
+
+    /// The state of one holding.
+    pub fn status(&self, holding: PodHolding) -> Status {
+        match holding {
+            PodHolding::Cgroup => self.cgroup.status(),
+            PodHolding::Namespaces => self.namespaces.status(),
+            PodHolding::Files => self.files.status(),
+            PodHolding::Network => self.network.status(),
+            PodHolding::Shim => self.shim.status(),
+            PodHolding::Sandbox => self.sandbox.status(),
+        }
+    }
+
+    /// Marks one holding intended, or absent.
+    pub fn set(&mut self, holding: PodHolding, intended: bool) {
+        fn put<F>(slot: &mut Slot<F>, intended: bool) {
+            *slot = if intended { Slot::Intended } else { Slot::Absent };
+        }
+        match holding {
+            PodHolding::Cgroup => put(&mut self.cgroup, intended),
+            PodHolding::Namespaces => put(&mut self.namespaces, intended),
+            PodHolding::Files => put(&mut self.files, intended),
+            PodHolding::Network => put(&mut self.network, intended),
+            PodHolding::Shim => put(&mut self.shim, intended),
+            PodHolding::Sandbox => put(&mut self.sandbox, intended),
+        }
+    }
+
+    /// Marks one holding held, with its facts.
+    pub fn hold(&mut self, fact: PodFact) {
+        match fact {
+            PodFact::Cgroup(fact) => self.cgroup = Slot::Held(fact),
+            PodFact::Namespaces(fact) => self.namespaces = Slot::Held(fact),
+            PodFact::Files(fact) => self.files = Slot::Held(fact),
+            PodFact::Network(fact) => self.network = Slot::Held(fact),
+            PodFact::Shim(fact) => self.shim = Slot::Held(fact),
+            PodFact::Sandbox(fact) => self.sandbox = Slot::Held(fact),
+        }
+    }
+
+    /// Everything held, nothing lost, nobody asked it to stop: SANDBOX_READY.
+    pub fn ready(&self) -> bool {
+        self.wish == PodWish::Run
+            && self.failure.is_none()
+            && self.lost.is_none()
+            && PodHolding::ALL.iter().all(|h| self.status(*h) == Status::Held)
+    }
+}
+
+impl ContainerRecord {
+    /// A record of a container that holds nothing yet.
+    pub fn new(id: ContainerId, spec: Admitted<ContainerSpec>, now: i64) -> Self {
+        Self {
+            id,
+            resources: spec.spec.resources.clone(),
+            spec: Arc::new(spec),
+            created_at: now,
+            wish: ContainerWish::Create,
+            answered: false,
+            failure: None,
+            stop: None,
+            started_at: None,
+            exit: None,
+            image: Slot::Absent,
+            rootfs: Slot::Absent,
+            bundle: Slot::Absent,
+            cgroup: Slot::Absent,
+            task: Slot::Absent,
+        }
+    }
+
+    /// The state of one holding.
+    pub fn status(&self, holding: ContainerHolding) -> Status {
+        match holding {
+            ContainerHolding::Image => self.image.status(),
+            ContainerHolding::Rootfs => self.rootfs.status(),
+            ContainerHolding::Bundle => self.bundle.status(),
+            ContainerHolding::Cgroup => self.cgroup.status(),
+            ContainerHolding::Task => self.task.status(),
+        }
+    }
+
+    /// Marks one holding intended, or absent.
+    pub fn set(&mut self, holding: ContainerHolding, intended: bool) {
+        fn put<F>(slot: &mut Slot<F>, intended: bool) {
+            *slot = if intended { Slot::Intended } else { Slot::Absent };
+        }
+        match holding {
+            ContainerHolding::Image => put(&mut self.image, intended),
+            ContainerHolding::Rootfs => put(&mut self.rootfs, intended),
+            ContainerHolding::Bundle => put(&mut self.bundle, intended),
+            ContainerHolding::Cgroup => put(&mut self.cgroup, intended),
+            ContainerHolding::Task => put(&mut self.task, intended),
+        }
+    }
+
+    /// Marks one holding held, with its facts.
+    pub fn hold(&mut self, fact: ContainerFact) {
+        match fact {
+            ContainerFact::Image(fact) => self.image = Slot::Held(fact),
+            ContainerFact::Rootfs(fact) => self.rootfs = Slot::Held(fact),
+            ContainerFact::Bundle => self.bundle = Slot::Held(()),
+            ContainerFact::Cgroup(path) => self.cgroup = Slot::Held(path),
+            ContainerFact::Task(fact) => {
+                self.started_at = Some(fact.started_at);
+                self.task = Slot::Held(fact);
+            }
+        }
+    }
+
+    /// Created whole: everything up to the bundle is held.
+    pub fn created(&self) -> bool {
+        let up_to_bundle =
+            [ContainerHolding::Image, ContainerHolding::Rootfs, ContainerHolding::Bundle];
+        up_to_bundle.iter().all(|h| self.status(*h) == Status::Held)
+    }
+
+    /// A task runs.
+    pub fn running(&self) -> bool {
+        self.exit.is_none() && self.task.status() == Status::Held
+    }
+
+    /// No process of it can be alive.
+    pub fn quiet(&self) -> bool {
+        self.task.status() == Status::Absent && self.cgroup.status() == Status::Absent
+    }
+}
+
+/// Facts of a pod's holding, as its acquisition found them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodFact {
+    /// The cgroup.
+    Cgroup(CgroupFact),
+    /// The namespaces.
+    Namespaces(NamespacesFact),
+    /// The files.
+    Files(FilesFact),
+    /// The network.
+    Network(NetworkFact),
+    /// The shim.
+    Shim(ShimFact),
+    /// The sandbox.
+    Sandbox(SandboxFact),
+}
+
+/// Facts of a container's holding, as its acquisition found them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContainerFact {
+    /// The image.
+    Image(ImageHeld),
+    /// The snapshot.
+    Rootfs(RootfsFact),
+    /// The bundle.
+    Bundle,
+    /// The cgroup's path.
+    Cgroup(String),
+    /// The task.
+    Task(TaskFact),
+}
