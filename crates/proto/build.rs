@@ -1,0 +1,9 @@
+//! Compiles the .proto files: the gRPC half with tonic and prost, the ttrpc half with rustprotobuf.
+
+mod build_cri;
+mod build_ttrpc;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    build_cri::generate()?;
+    build_ttrpc::generate()
+}
