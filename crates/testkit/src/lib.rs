@@ -1,1 +1,20 @@
-//! Under construction.
+//! What Berth is tested with: images, a registry, a node in namespaces of its own, a CRI
+//! client, the leak census and the crash harness.
+//!
+//! Nothing here is part of the product, and nothing here knows its insides: it sees binaries,
+//! a socket, log lines and the kernel.
+
+pub mod config;
+pub mod cri;
+pub mod http;
+pub mod image;
+pub mod keeper;
+pub mod network;
+pub mod node;
+pub mod parent;
+pub mod paths;
+pub mod place;
+pub mod push;
+pub mod registry;
+pub mod slot;
+pub mod specs;

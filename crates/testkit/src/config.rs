@@ -1,0 +1,120 @@
+//! The configuration of a node: Berth's own file, CNI's, and the daemon's command line.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::network::{self, Families, Subnet};
+
+/// What a node is started with. The default is what most tests want.
+#[derive(Clone, Debug)]
+pub struct Config {
+    families: Families,
+    network: Option<Value>,
+    with_network: bool,
+    lines: Vec<String>,
+    cgroup_root: String,
+    files: Vec<(String, String)>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            families: Families::One,
+            network: None,
+            with_network: true,
+            lines: Vec::new(),
+            cgroup_root: String::new(),
+            files: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Pods get addresses of both families.
+    #[must_use]
+    pub fn dual_stack(mut self) -> Self {
+        self.families = Families::Two;
+        self
+    }
+
+    /// No CNI configuration at first.
+    #[must_use]
+    pub fn without_network(mut self) -> Self {
+        self.with_network = false;
+        self
+    }
+
+    /// Adds a drop-in file of Berth's configuration.
+    #[must_use]
+    pub fn drop_in(mut self, name: &str, text: &str) -> Self {
+        self.lines.push(format!("{name}\0{text}"));
+        self
+    }
+
+    /// Adds any file of the node, by its path below `/etc`.
+    #[must_use]
+    pub fn file(mut self, path: &str, text: &str) -> Self {
+        self.files.push((path.to_owned(), text.to_owned()));
+        self
+    }
+
+    /// Fills in what only the node knows.
+    pub(crate) fn settle(&mut self, cgroup_root: &str, subnet: Subnet) -> Result<()> {
+        cgroup_root.clone_into(&mut self.cgroup_root);
+        if self.with_network && self.network.is_none() {
+            self.network = Some(network::conflist(subnet, self.families));
+        }
+        Ok(())
+    }
+
+    /// The CNI configuration list, if the node has a pod network.
+    #[must_use]
+    pub fn network(&self) -> Option<&Value> {
+        self.network.as_ref()
+    }
+
+    /// Writes every file into the node's `/etc`, through the upper directory of its overlay.
+    pub(crate) fn write(&self, etc: &Path) -> Result<()> {
+        let mut files = vec![("berth/config.toml".to_owned(), self.berth()?)];
+        if let Some(list) = &self.network {
+            files.push(("cni/net.d/10-testnet.conflist".to_owned(), list.to_string()));
+        }
+        for line in &self.lines {
+            let (name, text) = line.split_once('\0').context("a drop-in has a name")?;
+            files.push((format!("berth/config.toml.d/{name}"), text.to_owned()));
+        }
+        for (path, text) in files.iter().chain(&self.files) {
+            put(&etc.join(path), text)?;
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// The daemon's command line, in an environment of its own.
+    pub(crate) fn serve(&self) -> Result<Command> {
+        let mut command = Command::new(crate::paths::daemon()?);
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", crate::paths::small()?.display());
+        command.arg("serve").env_clear().env("PATH", path).env("RUST_BACKTRACE", "1");
+        for name in ["BERTH_LOG", "RUST_LOG"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        Ok(command)
+    }
+
+    fn berth(&self) -> Result<String> {
+        Ok(format!("cgroup_root = {:?}\n", self.cgroup_root))
+    }
+}
+
+fn put(path: &Path, text: &str) -> Result<()> {
+    let parent = path.parent().context("a file has a directory")?;
+    fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
+    fs::write(path, text).with_context(|| format!("write {}", path.display()))
+}

@@ -1,0 +1,178 @@
+//! The cgroup parent of a node: one cgroup in every hierarchy, below which everything that the
+//! node makes must stay, and which goes when the node does.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// A node's cgroup parent; removed on drop, with everything in it.
+#[derive(Debug)]
+pub struct Parent {
+    name: String,
+    roots: Vec<PathBuf>,
+}
+
+impl Parent {
+    /// Makes the cgroup in every hierarchy (v1) or in the one there is (v2).
+    ///
+    /// # Errors
+    /// If a cgroup cannot be made.
+    pub fn create(name: &str) -> Result<Self> {
+        let parent = Self { name: name.to_owned(), roots: hierarchies()? };
+        for root in &parent.roots {
+            let path = root.join(name);
+            fs::create_dir(&path).with_context(|| format!("create {}", path.display()))?;
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                // Without these two a v1 cpuset takes no process.
+                if root.ends_with("cpuset") {
+                    let value = fs::read_to_string(root.join(file))?;
+                    fs::write(path.join(file), value.trim())
+                        .with_context(|| format!("fill in {}", path.join(file).display()))?;
+                }
+            }
+            if root == Path::new(ROOT) {
+                delegate(root)?;
+                delegate(&path)?;
+            }
+        }
+        Ok(parent)
+    }
+
+    /// The path that Berth's configuration names, `/NAME`.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("/{}", self.name)
+    }
+
+    /// The name without a slash.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The cgroup's directory in one v1 controller, or the only one on v2.
+    #[must_use]
+    pub fn dir(&self, controller: &str) -> PathBuf {
+        let root = self.roots.iter().find(|root| root.ends_with(controller));
+        root.unwrap_or(&self.roots[0]).join(&self.name)
+    }
+
+    /// Every cgroup below, as `CONTROLLER:PATH` relative to the parent.
+    #[must_use]
+    pub fn below(&self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for root in &self.roots {
+            let top = root.join(&self.name);
+            let controller = root.file_name().unwrap_or_default().to_string_lossy();
+            for dir in descendants(&top) {
+                if let Ok(path) = dir.strip_prefix(&top) {
+                    found.insert(format!("{controller}:{}", path.display()));
+                }
+            }
+        }
+        found
+    }
+
+    /// The processes in the parent and below, in any hierarchy.
+    #[must_use]
+    pub fn processes(&self) -> BTreeSet<u32> {
+        let mut found = BTreeSet::new();
+        for root in &self.roots {
+            let top = root.join(&self.name);
+            for dir in descendants(&top).into_iter().chain([top]) {
+                let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+                found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+            }
+        }
+        found
+    }
+
+    /// Removes the cgroup everywhere; its processes must be dying.
+    ///
+    /// # Errors
+    /// If one is still there after some seconds.
+    pub fn remove(&self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let mut left = Vec::new();
+            for root in &self.roots {
+                let top = root.join(&self.name);
+                let mut dirs = descendants(&top);
+                dirs.reverse();
+                for dir in dirs.into_iter().chain([top]) {
+                    let frozen = dir.join("freezer.state");
+                    if frozen.exists() {
+                        let _ = fs::write(&frozen, "THAWED");
+                    }
+                    if dir.exists() && fs::remove_dir(&dir).is_err() {
+                        left.push(dir);
+                    }
+                }
+            }
+            if left.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("cgroups that do not go away: {left:?}; processes {:?}", self.processes());
+            }
+            // The kernel announces nothing when a dying process leaves its last cgroup.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove() {
+            eprintln!("testkit: LEAK: {error:#}");
+        }
+    }
+}
+
+/// The root of every hierarchy that a node uses.
+fn hierarchies() -> Result<Vec<PathBuf>> {
+    if Path::new(ROOT).join("cgroup.controllers").exists() {
+        return Ok(vec![PathBuf::from(ROOT)]);
+    }
+    let mut roots = BTreeSet::new();
+    for entry in fs::read_dir(ROOT).with_context(|| format!("list {ROOT}"))? {
+        // `cpu -> cpu,cpuacct` on machines that mount the two together.
+        let path = fs::canonicalize(entry?.path())?;
+        if path.join("cgroup.procs").exists() && !path.join("cgroup.controllers").exists() {
+            roots.insert(path);
+        }
+    }
+    if roots.is_empty() {
+        bail!("no cgroup hierarchy is mounted below {ROOT}");
+    }
+    Ok(roots.into_iter().collect())
+}
+
+/// Hands every controller of a v2 cgroup to its children.
+fn delegate(dir: &Path) -> Result<()> {
+    let controllers = fs::read_to_string(dir.join("cgroup.controllers"))?;
+    for controller in controllers.split_whitespace() {
+        fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"))
+            .with_context(|| format!("delegate {controller} below {}", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// Every directory below, parents before children.
+fn descendants(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let Ok(entries) = fs::read_dir(dir) else { return found };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let below = descendants(&entry.path());
+            found.push(entry.path());
+            found.extend(below);
+        }
+    }
+    found
+}

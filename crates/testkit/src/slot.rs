@@ -1,0 +1,49 @@
+//! At most two nodes at a time on a machine, whatever runs the tests: two CPUs build and test
+//! this project, and deadlines that mean something need one for each node.
+
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+
+const SLOTS: u8 = 2;
+/// A whole file of other tests may have to end first.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// The right to run a node; given back on drop, or when the process dies.
+#[derive(Debug)]
+pub struct Slot {
+    number: u8,
+    _lock: File,
+}
+
+impl Slot {
+    /// Waits for a free slot.
+    ///
+    /// # Errors
+    /// If none becomes free in a quarter of an hour.
+    pub fn take() -> Result<Self> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            for number in 0..SLOTS {
+                let path = format!("/tmp/berth-testkit.slot{number}");
+                let lock = File::create(&path).with_context(|| format!("open {path}"))?;
+                if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                    return Ok(Self { number, _lock: lock });
+                }
+            }
+            if Instant::now() > deadline {
+                bail!("both slots for test nodes stayed taken for {} s", PATIENCE.as_secs());
+            }
+            // Either of two locks may come free; the kernel waits for one only.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// 0 or 1.
+    #[must_use]
+    pub fn number(&self) -> u8 {
+        self.number
+    }
+}
