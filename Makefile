@@ -1,0 +1,57 @@
+# Everything a person does with this repository. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+ROOT   := $(CURDIR)
+TARGET := $(or $(CARGO_TARGET_DIR),$(ROOT)/target)
+HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+# What a node runs stands in one directory; the testkit looks there.
+BIN    := $(TARGET)/node/bin
+export BERTH_BIN := $(BIN)
+
+.PHONY: help
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: needs
+needs: ## install the Debian packages that the node and its tests need (apt, as root); says what it does
+	@tools/needs
+
+.PHONY: build
+build: ## the daemon (dev profile), the static shim and helper (profile small), the testkit
+	@tools/build "$(BIN)" "$(TARGET)" "$(HOST)"
+
+.PHONY: demo
+demo: needs build ## a node that runs real pods, loses its daemon and finds everything again
+	@"$(BIN)/berth-testkit" demo
+
+.PHONY: test
+test: needs build ## every test but the long ones; prints how many ran
+	@tools/test short
+
+.PHONY: test-long
+test-long: needs build ## the long tests: endurance, churn, wide interleavings
+	@tools/test long
+
+.PHONY: node
+node: needs build ## a node in the foreground to play with, in namespaces of its own
+	@"$(BIN)/berth-testkit" node
+
+.PHONY: mutants
+mutants: needs build ## ten deliberate faults in the product, each of which must make a test fail
+	@tools/mutants/run
+
+.PHONY: check
+check: fmt clippy rules docs ## format, lints, dependency rules, licences, documentation
+
+.PHONY: fmt clippy rules docs
+fmt: ## only the format
+	cargo fmt --all --check
+clippy: ## only the lints
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+rules: ## only the rules that no compiler knows: dependencies, licences, lengths, names, links
+	@tools/rules/all
+docs: ## only the documentation
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
