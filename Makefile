@@ -4,12 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-ROOT   := $(CURDIR)
-TARGET := $(or $(CARGO_TARGET_DIR),$(ROOT)/target)
-HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
-# What a node runs stands in one directory; the testkit looks there.
-BIN    := $(TARGET)/node/bin
-export BERTH_BIN := $(BIN)
+TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+TESTKIT := $(TARGET)/debug/berth-testkit
 
 .PHONY: help
 help: ## this list
@@ -21,11 +17,11 @@ needs: ## install the Debian packages that the node and its tests need (apt, as 
 
 .PHONY: build
 build: ## the daemon (dev profile), the static shim and helper (profile small), the testkit
-	@tools/build "$(BIN)" "$(TARGET)" "$(HOST)"
+	@tools/build
 
 .PHONY: demo
 demo: needs build ## a node that runs real pods, loses its daemon and finds everything again
-	@"$(BIN)/berth-testkit" demo
+	@"$(TESTKIT)" demo
 
 .PHONY: test
 test: needs build ## every test but the long ones; prints how many ran
@@ -37,7 +33,7 @@ test-long: needs build ## the long tests: endurance, churn, wide interleavings
 
 .PHONY: node
 node: needs build ## a node in the foreground to play with, in namespaces of its own
-	@"$(BIN)/berth-testkit" node
+	@"$(TESTKIT)" node
 
 .PHONY: mutants
 mutants: needs build ## ten deliberate faults in the product, each of which must make a test fail
