@@ -108,6 +108,12 @@ impl Config {
         Ok(command)
     }
 
+    /// The CRI socket's path inside the node.
+    #[must_use]
+    pub fn socket(&self) -> &'static str {
+        "/run/berth/berth.sock"
+    }
+
     fn berth(&self) -> Result<String> {
         Ok(format!("cgroup_root = {:?}\n", self.cgroup_root))
     }

@@ -4,7 +4,9 @@
 //! Nothing here is part of the product, and nothing here knows its insides: it sees binaries,
 //! a socket, log lines and the kernel.
 
+pub mod census;
 pub mod config;
+pub mod crash;
 pub mod cri;
 pub mod http;
 pub mod image;
@@ -18,3 +20,4 @@ pub mod push;
 pub mod registry;
 pub mod slot;
 pub mod specs;
+pub mod tracer;

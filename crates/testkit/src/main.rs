@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use berth_testkit::crash::{Side, Strike};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -20,10 +21,25 @@ enum Command {
         /// The node's directory on disk.
         disk: PathBuf,
     },
+    /// Follows a daemon and kills it at one line of its log; started by the crash harness.
+    #[command(hide = true)]
+    Trace {
+        /// The daemon.
+        pid: u32,
+        /// At which point to kill it; at none if absent.
+        number: Option<usize>,
+        /// After the line is written, not before.
+        #[arg(long)]
+        after: bool,
+    },
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Keeper { disk } => berth_testkit::keeper::run(&disk),
+        Command::Trace { pid, number, after } => {
+            let side = if after { Side::After } else { Side::Before };
+            berth_testkit::tracer::run(pid, number.map(|number| Strike { number, side }))
+        }
     }
 }

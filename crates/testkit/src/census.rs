@@ -1,0 +1,288 @@
+//! The leak census: everything on a node that could be left behind, listed before and after.
+//!
+//! It asks the kernel what there is, not the daemon what it holds, and looks at nothing by
+//! Berth's own names; so a thing that nobody thought of is found too.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::node::Node;
+
+/// How long things that end by themselves may take: a socket's close, a lazy unmount.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What one look at a node found: each thing by name, with how often it is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    found: BTreeMap<String, usize>,
+}
+
+/// What a later census has more or less of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// New things.
+    pub more: Vec<String>,
+    /// Things that are gone.
+    pub less: Vec<String>,
+}
+
+impl Census {
+    /// Looks at everything.
+    ///
+    /// # Errors
+    /// If the node is not up.
+    pub fn take(node: &Node) -> Result<Self> {
+        let mut census = Self::default();
+        let daemon = node.daemon();
+        census.processes(node, daemon)?;
+        census.mounts(node)?;
+        census.network(node)?;
+        census.cgroups(node);
+        census.sockets(node)?;
+        if let Some(daemon) = daemon {
+            census.descriptors(node, daemon)?;
+        }
+        for root in ["/run", "/var/lib/cni", "/var/lib/berth"] {
+            census.files(node, Path::new(root))?;
+        }
+        Ok(census)
+    }
+
+    /// What `later` has more or less of than this one.
+    #[must_use]
+    pub fn difference(&self, later: &Self) -> Difference {
+        let surplus = |of: &Self, over: &Self| {
+            let count = |name| over.found.get(name).copied().unwrap_or(0);
+            of.found
+                .iter()
+                .filter(|(name, number)| **number > count(*name))
+                .map(|(name, number)| match number - count(name) {
+                    1 => name.clone(),
+                    many => format!("{name} ({many} times)"),
+                })
+                .collect()
+        };
+        Difference { more: surplus(later, self), less: surplus(self, later) }
+    }
+
+    /// Waits until the node looks as it did, and fails with the names of what differs.
+    ///
+    /// # Errors
+    /// With every difference, if they do not go away within three seconds.
+    pub fn same_again(&self, node: &Node) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let difference = self.difference(&Self::take(node)?);
+            if difference == Difference::default() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("the leak census is not empty:\n{difference}");
+            }
+            // Closing and reaping end without an event that a test could wait for.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// How many things were found.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.found.values().sum()
+    }
+
+    /// Whether nothing was found.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    fn add(&mut self, kind: &str, name: &str) {
+        *self.found.entry(format!("{kind} {name}")).or_default() += 1;
+    }
+
+    /// Every process of the node's PID namespace and below, and every namespace they live in.
+    fn processes(&mut self, node: &Node, daemon: Option<u32>) -> Result<()> {
+        // The node's own proc shows its own pids; the daemon's is known by the outer one.
+        let daemon = daemon.and_then(inner_pid);
+        for entry in fs::read_dir(node.path("/proc"))?.flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+            if Some(pid) == daemon {
+                continue;
+            }
+            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words).replace('\0', " ");
+            let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            // One that ended between the listing and now is no leak.
+            if entry.path().exists() {
+                self.add("process", &format!("{pid} {} [{}]", comm.trim(), words.trim()));
+            }
+        }
+        Ok(())
+    }
+
+    fn mounts(&mut self, node: &Node) -> Result<()> {
+        let table = fs::read_to_string(format!("/proc/{}/mountinfo", node.keeper()))?;
+        for line in table.lines() {
+            let words: Vec<_> = line.split(' ').collect();
+            let kind = words.iter().position(|word| *word == "-").and_then(|at| words.get(at + 1));
+            if let (Some(root), Some(target), Some(kind)) = (words.get(3), words.get(4), kind) {
+                self.add("mount", &format!("{kind} {root} on {target}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Links, addresses, routes and packet rules of the node's network.
+    fn network(&mut self, node: &Node) -> Result<()> {
+        for (kind, program, words) in [
+            ("link", "ip", &["-o", "link"][..]),
+            ("address", "ip", &["-o", "address"]),
+            ("route", "ip", &["route", "show", "table", "all"]),
+            ("rule", "iptables-save", &[]),
+            ("rule", "ip6tables-save", &[]),
+        ] {
+            for line in node.run(program, words)?.lines() {
+                if let Some(name) = steady(kind, line) {
+                    self.add(kind, &name);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn cgroups(&mut self, node: &Node) {
+        for path in node.parent().below() {
+            self.add("cgroup", &path);
+        }
+    }
+
+    /// Unix sockets that are bound to a path.
+    fn sockets(&mut self, node: &Node) -> Result<()> {
+        let table = fs::read_to_string(format!("/proc/{}/net/unix", node.keeper()))?;
+        let mut paths: Vec<_> =
+            table.lines().filter_map(|line| line.split_whitespace().nth(7)).collect();
+        // A connection accepted from a socket shows the same path once more.
+        paths.sort_unstable();
+        paths.dedup();
+        for path in paths {
+            self.add("unix socket", path);
+        }
+        Ok(())
+    }
+
+    /// What the daemon has open, without the connections of CRI clients.
+    fn descriptors(&mut self, node: &Node, daemon: u32) -> Result<()> {
+        let sockets = fs::read_to_string(format!("/proc/{daemon}/net/unix"))?;
+        let clients = node.config().socket();
+        for entry in fs::read_dir(format!("/proc/{daemon}/fd"))?.flatten() {
+            let Ok(target) = fs::read_link(entry.path()) else { continue };
+            let target = target.display().to_string();
+            let Some(inode) =
+                target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'))
+            else {
+                self.add("descriptor", &anonymous(&target));
+                continue;
+            };
+            let path = sockets.lines().find_map(|line| {
+                let mut words = line.split_whitespace().skip(6);
+                (words.next() == Some(inode)).then(|| words.next().unwrap_or("unnamed").to_owned())
+            });
+            match path {
+                Some(path) if path == clients => {}
+                Some(path) => self.add("descriptor", &format!("unix socket {path}")),
+                None => self.add("descriptor", "socket"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Every name below a directory, on that file system alone: what is mounted is no file.
+    fn files(&mut self, node: &Node, inside: &Path) -> Result<()> {
+        let top = node.path(&inside.display().to_string());
+        let Ok(device) = fs::metadata(&top).map(|facts| facts.dev()) else { return Ok(()) };
+        let mut dirs = vec![top.clone()];
+        while let Some(dir) = dirs.pop() {
+            // A directory may go while it is read.
+            for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+                let path = entry.path();
+                let Ok(facts) = fs::symlink_metadata(&path) else { continue };
+                let name = inside.join(path.strip_prefix(&top).unwrap_or(&path));
+                if !unsteady(&name) {
+                    self.add("file", &name.display().to_string());
+                }
+                if facts.is_dir() && facts.dev() == device {
+                    dirs.push(path);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for name in &self.more {
+            writeln!(f, "  left over: {name}")?;
+        }
+        for name in &self.less {
+            writeln!(f, "  missing:   {name}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The pid that a process has in the innermost of its PID namespaces.
+#[must_use]
+pub fn inner_pid(outer: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{outer}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("NSpid:"))?;
+    line.split_whitespace().last()?.parse().ok()
+}
+
+/// The part of a line that is the same whenever the thing is the same.
+fn steady(kind: &str, line: &str) -> Option<String> {
+    match kind {
+        // `5: veth1@if2: <...> master cni0 ...`: the bridge goes down when its last port goes.
+        "link" => line.split(": ").nth(1).map(str::to_owned),
+        // `3: cni0 inet 198.18.0.1/24 ...`; link-local IPv6 addresses come some time after.
+        "address" if line.contains(" fe80:") || line.contains("scope link") => None,
+        "address" => {
+            let words: Vec<_> = line.split_whitespace().skip(1).take(3).collect();
+            Some(words.join(" "))
+        }
+        // Kept by the kernel while a bridge is up, and a bridge is up while it has ports.
+        "route" if line.contains("fe80:") || line.contains("ff00:") => None,
+        "route" => {
+            let words = line.split_whitespace();
+            let words: Vec<_> =
+                words.filter(|word| !["linkdown", "pref", "medium"].contains(word)).collect();
+            Some(words.join(" "))
+        }
+        // Comments hold the time, chains hold counters.
+        _ if line.starts_with('#') => None,
+        _ => Some(line.split(" [").next().unwrap_or(line).to_owned()),
+    }
+}
+
+/// A descriptor's target without the number that is new each time.
+fn anonymous(target: &str) -> String {
+    match target.split_once(":[") {
+        Some((kind, _)) => kind.to_owned(),
+        None => target.to_owned(),
+    }
+}
+
+/// Files that keep changing for reasons of their own: IPAM's memory of the last address, and
+/// SQLite's journal beside a database.
+fn unsteady(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with("last_reserved_ip")
+        || [".db-wal", ".db-shm"].iter().any(|end| name.ends_with(end))
+        || PathBuf::from("/run/xtables.lock") == path
+}
