@@ -39,6 +39,10 @@ node: needs build ## a node in the foreground to play with, in namespaces of its
 mutants: needs build ## ten deliberate faults in the product, each of which must make a test fail
 	@tools/mutants/run
 
+.PHONY: install
+install: ## build for use and install below DESTDIR and PREFIX (default /usr)
+	@tools/install
+
 .PHONY: check
 check: fmt clippy rules docs ## format, lints, dependency rules, licences, documentation
 
