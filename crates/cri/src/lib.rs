@@ -1,1 +1,2 @@
-//! Under construction.
+//! CRI v1 in front of the lifecycle: messages in, admitted specs on, views out.
+pub mod admit;
