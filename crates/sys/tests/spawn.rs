@@ -262,27 +262,25 @@ fn many_threads_spawn_at_once() {
 /// grow with the memory of the parent, as it does with fork.
 #[test]
 fn the_size_of_the_parent_costs_nothing() {
-    let median = || {
-        let mut times: Vec<Duration> = (0..60)
-            .map(|_| {
-                let begin = Instant::now();
-                let mut child = Spawn::new("/bin/true").spawn().unwrap();
-                let taken = begin.elapsed();
-                wait(&mut child);
-                taken
-            })
-            .collect();
-        times.sort();
-        times[times.len() / 2]
+    // The fastest of many: the machine may be busy with other things.
+    let fastest = || {
+        let times = (0..60).map(|_| {
+            let begin = Instant::now();
+            let mut child = Spawn::new("/bin/true").spawn().unwrap();
+            let taken = begin.elapsed();
+            wait(&mut child);
+            taken
+        });
+        times.min().unwrap()
     };
-    let small = median();
+    let small = fastest();
     let mut memory = vec![0_u8; 100 << 20];
     for byte in memory.iter_mut().step_by(4096) {
         *byte = 1;
     }
-    let large = median();
+    let large = fastest();
     drop(memory);
-    eprintln!("spawn of /bin/true, median: {small:?}, from 100 MB: {large:?}");
-    // A fork pays some 3 ms here for the page tables.
-    assert!(large < small * 3 + Duration::from_millis(1), "{small:?} became {large:?}");
+    eprintln!("spawn of /bin/true: {small:?}, from 100 MB: {large:?}");
+    // A fork pays milliseconds here for the page tables.
+    assert!(large < small * 2 + Duration::from_micros(500), "{small:?} became {large:?}");
 }
