@@ -80,6 +80,10 @@ fn check(input: &ContainerInput<'_>) -> Result<(), Error> {
         let text = "a privileged container cannot run in a pod with a user namespace";
         return Err(Error::invalid("security_context.privileged", text));
     }
+    if let Some(name) = input.spec.cdi_devices.first() {
+        let text = format!("{name}: CDI devices are not supported yet; use plain devices");
+        return Err(Error::unsupported("CDI_devices", text));
+    }
     if let Profile::Localhost(name) = &security.seccomp
         && name.is_empty()
     {

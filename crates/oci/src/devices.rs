@@ -1,6 +1,6 @@
 //! Device nodes of a container, and the rules of the device controller.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use berth_pod::spec::Device;
 
@@ -64,8 +64,8 @@ pub(crate) fn of_container(input: &ContainerInput<'_>) -> Result<Devices, Error>
     if privileged {
         devices.rules = vec![all];
         if !input.pod.handler.privileged_without_host_devices {
-            devices.nodes =
-                input.pod.node.devices.iter().map(|d| node(d, d.path.clone())).collect();
+            let host = input.pod.node.devices.iter().filter(|d| !of_the_runtime(&d.path));
+            devices.nodes = host.map(|d| node(d, d.path.clone())).collect();
         }
     }
     for (at, (asked, found)) in spec.devices.iter().zip(input.devices).enumerate() {
@@ -82,6 +82,12 @@ pub(crate) fn of_container(input: &ContainerInput<'_>) -> Result<Devices, Error>
     }
     devices.nodes.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(devices)
+}
+
+/// What the runtime sets up for each container, from its own devpts and the container's mounts.
+fn of_the_runtime(path: &Path) -> bool {
+    let own = ["/dev/console", "/dev/ptmx", "/dev/pts", "/dev/shm", "/dev/mqueue"];
+    own.iter().any(|own| path.starts_with(own))
 }
 
 fn node(device: &DeviceNode, path: PathBuf) -> LinuxDevice {

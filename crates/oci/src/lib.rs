@@ -40,9 +40,9 @@ pub use sandbox::{SandboxTask, sandbox_spec};
 pub use seccomp::{default_profile, parse_profile};
 pub use spec::Spec;
 
-/// The version of the OCI runtime specification that bundles follow. Fields of 1.1 (id-mapped
-/// mounts) are optional there, and runc 1.1.5 accepts no other version than 1.0.
-const OCI_VERSION: &str = "1.0.2";
+/// The version of the OCI runtime specification that bundles follow. Runtimes take any 1.x and
+/// ignore fields that they do not know; what must not be ignored is asked of [`facts`] first.
+const OCI_VERSION: &str = "1.1.0";
 
 /// The text of `config.json`.
 ///

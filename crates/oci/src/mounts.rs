@@ -30,19 +30,24 @@ pub(crate) fn of_container(input: &ContainerInput<'_>) -> Result<Mounts, Error> 
     let mut widest = Propagation::Private;
     for (at, (mount, checked)) in input.spec.mounts.iter().zip(input.mounts).enumerate() {
         let made = asked_mount(&format!("mounts[{at}]"), input, mount, checked)?;
-        // A second mount on the same place would hide the first: only the last one is made.
-        asked.retain(|other| other.destination != made.destination);
-        asked.push(made);
+        place(&mut asked, made);
         widest = wider(widest, mount.propagation);
+    }
+    let mut later = Vec::new();
+    for (destination, source) in input.image_volumes {
+        let destination = clean(destination);
+        if open_to_images(&destination) {
+            place(&mut later, bind(destination, source.clone(), &["rbind", "rprivate", "rw"]));
+        }
+    }
+    for file in pod_files(&input.pod, input.spec.security.readonly_rootfs) {
+        place(&mut later, file);
     }
     let mut list = system(&input.pod, input.spec.security.privileged);
     list.retain(|mount| !asked.iter().any(|a| mount.destination.starts_with(&a.destination)));
-    let mut later = pod_files(&input.pod, input.spec.security.readonly_rootfs);
-    for (destination, source) in input.image_volumes {
-        later.push(bind(clean(destination), source.clone(), &["rbind", "rprivate", "rw"]));
+    for mount in asked {
+        place(&mut later, mount);
     }
-    later.retain(|mount| !asked.iter().any(|a| a.destination == mount.destination));
-    later.extend(asked);
     later.sort_by_key(|mount| mount.destination.components().count());
     list.extend(later);
     Ok(Mounts {
@@ -60,13 +65,20 @@ pub(crate) fn of_container(input: &ContainerInput<'_>) -> Result<Mounts, Error> 
 pub fn image_volumes(image: &ImageFacts, spec: &spec::ContainerSpec) -> Vec<PathBuf> {
     let own: Vec<PathBuf> = spec.mounts.iter().map(|m| clean(&m.container_path)).collect();
     let mut volumes: Vec<PathBuf> = image.volumes.iter().map(|v| clean(Path::new(v))).collect();
-    volumes.retain(|path| {
-        let kept = ["/proc", "/sys", "/dev"].iter().any(|top| path.starts_with(top));
-        !kept && path.parent().is_some() && !own.contains(path)
-    });
+    volumes.retain(|path| open_to_images(path) && !own.contains(path));
     volumes.sort();
     volumes.dedup();
     volumes
+}
+
+fn open_to_images(path: &Path) -> bool {
+    path.parent().is_some() && !["/proc", "/sys", "/dev"].iter().any(|top| path.starts_with(top))
+}
+
+/// A second mount on the same place would hide the first: only the last one is made.
+fn place(list: &mut Vec<Mount>, mount: Mount) {
+    list.retain(|other| other.destination != mount.destination);
+    list.push(mount);
 }
 
 fn wider(a: Propagation, b: Propagation) -> Propagation {
