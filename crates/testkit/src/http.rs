@@ -155,6 +155,12 @@ impl Response {
         bail!("status {} where {allowed:?} was expected: {}", self.status, self.text())
     }
 
+    /// The length to announce: an answer to HEAD has one without a body.
+    pub(crate) fn length(&self) -> usize {
+        let announced = self.get("content-length").and_then(|value| value.parse().ok());
+        if self.body.is_empty() { announced.unwrap_or(0) } else { self.body.len() }
+    }
+
     /// The head as it goes over the wire, `length` bytes of body announced.
     pub(crate) fn head(&self, length: usize) -> String {
         let mut head = format!("HTTP/1.1 {} testkit\r\n", self.status);

@@ -5,11 +5,14 @@
 //! a socket, log lines and the kernel.
 
 pub mod census;
+pub mod client;
 pub mod config;
 pub mod crash;
 pub mod cri;
+pub mod gateway;
 pub mod http;
 pub mod image;
+pub mod json;
 pub mod keeper;
 pub mod network;
 pub mod node;

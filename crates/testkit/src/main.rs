@@ -1,8 +1,10 @@
 //! The testkit's command line: a CRI client, sample images, a node to play with, the demo.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
+use berth_testkit::client::Client;
 use berth_testkit::crash::{Side, Strike};
 use clap::{Parser, Subcommand};
 
@@ -15,6 +17,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// The calls of crictl, under its names
+    Cri(Client),
     /// PID 1 of a node under test; started by the testkit itself.
     #[command(hide = true)]
     Keeper {
@@ -34,12 +38,17 @@ enum Command {
     },
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
-        Command::Keeper { disk } => berth_testkit::keeper::run(&disk),
+        Command::Cri(client) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            return runtime.block_on(client.run()).map(ExitCode::from);
+        }
+        Command::Keeper { disk } => berth_testkit::keeper::run(&disk)?,
         Command::Trace { pid, number, after } => {
             let side = if after { Side::After } else { Side::Before };
-            berth_testkit::tracer::run(pid, number.map(|number| Strike { number, side }))
+            berth_testkit::tracer::run(pid, number.map(|number| Strike { number, side }))?;
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
