@@ -1,0 +1,506 @@
+//! Puts the entries of a layer's archive in place, in overlay's own form.
+//!
+//! A whiteout becomes a character device 0:0, an opaque directory an xattr, so the result can be a
+//! lower layer as it is. Both speak of the layers *below*, never of their own layer, whatever the
+//! order of the entries (OCI image specification, "Whiteouts").
+//!
+//! What a layer only implies is not guessed here but reported: directories without an entry, hard
+//! links to files of lower layers, an opaque root. [`crate::settle`] deals with them once the layers
+//! below are known.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
+use tar::EntryType;
+
+use crate::confined::{self, Confined, Dir, Missing, Name, invalid};
+use crate::error::{Error, Result};
+
+const WHITEOUT: &[u8] = b".wh.";
+const OPAQUE_MARK: &[u8] = b".wh..wh..opq";
+/// Names that aufs kept for itself, such as `.wh..wh.plnk`.
+const AUFS: &[u8] = b".wh..wh.";
+
+const COPY_BUFFER: usize = 128 * 1024;
+
+/// What a layer leaves to be settled with the layers below it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Applied {
+    /// Whether the archive says what the top directory is like.
+    pub(crate) root: bool,
+    /// Whether the top directory hides everything below.
+    pub(crate) root_opaque: bool,
+    /// Directories that have entries below them but none of their own.
+    pub(crate) implied: BTreeSet<Name>,
+    /// Hard links, with targets that this layer does not have.
+    pub(crate) links: Vec<(Name, Name)>,
+}
+
+impl Applied {
+    /// Whether the layer is the same whatever is below it.
+    pub(crate) fn stands_alone(&self) -> bool {
+        self.implied.is_empty() && self.links.is_empty() && !self.root_opaque
+    }
+}
+
+/// Applies an archive to an empty directory.
+pub(crate) fn apply(archive: impl Read, into: &Path) -> Result<Applied> {
+    let confined = Confined::open(into).map_err(|e| Error::file("open", into, e))?;
+    let mut layer =
+        Layer { confined, applied: Applied::default(), times: HashMap::new(), buffer: Vec::new() };
+    let mut archive = tar::Archive::new(archive);
+    let entries = archive.entries().map_err(|e| Error::file("read the archive for", into, e))?;
+    for entry in entries {
+        let mut entry = entry.map_err(|source| Error::Entry {
+            entry: "(next)".to_owned(),
+            attempted: "read its header",
+            source,
+        })?;
+        layer.put(&mut entry).map_err(|(attempted, source)| Error::Entry {
+            entry: String::from_utf8_lossy(&entry.path_bytes()).into_owned(),
+            attempted,
+            source,
+        })?;
+    }
+    layer.finish().map_err(|e| Error::file("set the times in", into, e))
+}
+
+type Attempt<T> = std::result::Result<T, (&'static str, io::Error)>;
+
+/// Says what was attempted when a call failed.
+trait At<T> {
+    fn at(self, attempted: &'static str) -> Attempt<T>;
+}
+
+impl<T, E: Into<io::Error>> At<T> for std::result::Result<T, E> {
+    fn at(self, attempted: &'static str) -> Attempt<T> {
+        self.map_err(|error| (attempted, error.into()))
+    }
+}
+
+struct Layer {
+    confined: Confined,
+    applied: Applied,
+    /// Directories get their times last: every entry put in them would change them again.
+    times: HashMap<Name, Timespec>,
+    buffer: Vec<u8>,
+}
+
+/// What an entry says about its inode.
+struct Inode {
+    mode: Mode,
+    uid: Uid,
+    gid: Gid,
+    mtime: Timespec,
+    xattrs: Vec<(String, Vec<u8>)>,
+}
+
+impl Layer {
+    fn put<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Attempt<()> {
+        let kind = entry.header().entry_type();
+        if matches!(kind, EntryType::XGlobalHeader) {
+            return Ok(());
+        }
+        let raw = entry.path_bytes().into_owned();
+        let name = Name::clean(&raw).at("use its name")?;
+        let directory = kind.is_dir() || (kind.is_file() && raw.last() == Some(&b'/'));
+        if name.is_root() {
+            if directory {
+                self.applied.root = true;
+                let inode = inode(entry)?;
+                return self.change_directory(&name, &inode);
+            }
+            return Err(("use its name", invalid("only a directory can be the root")));
+        }
+        let (parent, last) = name.split();
+        if let Some(hidden) = last.strip_prefix(WHITEOUT) {
+            return self.whiteout(&parent, last, hidden);
+        }
+        if directory {
+            let inode = inode(entry)?;
+            return self.directory(&parent, last, &inode);
+        }
+        let dir = self.parent(&parent)?;
+        match kind {
+            EntryType::Link => self.hard_link(entry, &dir, last),
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                self.file(entry, &dir, last)
+            }
+            EntryType::Symlink => self.symlink(entry, &dir, last),
+            EntryType::Char => self.node(entry, (&dir, last), FileType::CharacterDevice),
+            EntryType::Block => self.node(entry, (&dir, last), FileType::BlockDevice),
+            EntryType::Fifo => self.node(entry, (&dir, last), FileType::Fifo),
+            other => {
+                let reason = format!("entry type {:?} is unknown", char::from(other.as_byte()));
+                Err(("put it in place", invalid(&reason)))
+            }
+        }
+    }
+
+    fn parent(&mut self, name: &Name) -> Attempt<Dir> {
+        let implied = &mut self.applied.implied;
+        let mut report = |made| {
+            implied.insert(made);
+        };
+        self.confined.directory(name, Missing::Make(&mut report)).at("open its directory")
+    }
+
+    fn whiteout(&mut self, parent: &Name, last: &[u8], hidden: &[u8]) -> Attempt<()> {
+        if last == OPAQUE_MARK {
+            if parent.is_root() {
+                self.applied.root_opaque = true;
+                return Ok(());
+            }
+            let dir = self.parent(parent)?;
+            let fd = confined::open_to_change(&dir, b"").at("open its directory")?;
+            return confined::make_opaque(&fd).at("make its directory opaque");
+        }
+        if last.starts_with(AUFS) {
+            return Ok(());
+        }
+        if matches!(hidden, b"" | b"." | b"..") {
+            return Err(("use its name", invalid("a whiteout must name a file")));
+        }
+        let dir = self.parent(parent)?;
+        match confined::make_whiteout(&dir, hidden) {
+            Err(Errno::EXIST) => {
+                // This layer has the name itself; a file hides what is below anyway.
+                let stat = rustix::fs::statat(&dir, hidden, AtFlags::SYMLINK_NOFOLLOW)
+                    .at("look at what it hides")?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                    return Ok(());
+                }
+                self.applied.implied.remove(&dir.name.join(hidden));
+                let fd = confined::open_to_change(&dir, hidden).at("open what it hides")?;
+                confined::make_opaque(&fd).at("make what it hides opaque")
+            }
+            made => made.at("make a whiteout"),
+        }
+    }
+
+    fn directory(&mut self, parent: &Name, last: &[u8], inode: &Inode) -> Attempt<()> {
+        let dir = self.parent(parent)?;
+        let name = dir.name.join(last);
+        match rustix::fs::mkdirat(&dir, last, Mode::RWXU) {
+            Err(Errno::EXIST) => {
+                let stat = rustix::fs::statat(&dir, last, AtFlags::SYMLINK_NOFOLLOW)
+                    .at("look at what is there")?;
+                if confined::is_whiteout(&stat) {
+                    confined::replace_whiteout(&dir, last).at("replace a whiteout")?;
+                } else if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                    self.confined.remove(&dir, last).at("replace what is there")?;
+                    rustix::fs::mkdirat(&dir, last, Mode::RWXU).at("make the directory")?;
+                }
+            }
+            made => made.at("make the directory")?,
+        }
+        self.applied.implied.remove(&name);
+        self.change_directory(&name, inode)
+    }
+
+    fn change_directory(&mut self, name: &Name, inode: &Inode) -> Attempt<()> {
+        let dir = self.confined.open_directly(name).at("open the directory")?;
+        let fd = confined::open_to_change(&dir, b"").at("open the directory")?;
+        change(&fd, inode)?;
+        self.times.insert(name.clone(), inode.mtime);
+        Ok(())
+    }
+
+    fn file<R: Read>(
+        &mut self,
+        entry: &mut tar::Entry<'_, R>,
+        dir: &Dir,
+        last: &[u8],
+    ) -> Attempt<()> {
+        let inode = inode(entry)?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let fd = self
+            .make(dir, last, || rustix::fs::openat(dir, last, flags, mode))
+            .at("create the file")?;
+        match entry.header().entry_type().is_gnu_sparse() {
+            true => self.copy_sparse(entry, &fd)?,
+            false => self.copy(entry, &fd)?,
+        }
+        change(&fd, &inode)?;
+        rustix::fs::futimens(&fd, &times(inode.mtime)).at("set the times")
+    }
+
+    /// Makes something that must not be there yet, replacing what an earlier entry left.
+    fn make<T>(
+        &mut self,
+        dir: &Dir,
+        last: &[u8],
+        mut call: impl FnMut() -> std::result::Result<T, Errno>,
+    ) -> io::Result<T> {
+        match call() {
+            Err(Errno::EXIST) => {
+                self.confined.remove(dir, last)?;
+                Ok(call()?)
+            }
+            made => Ok(made?),
+        }
+    }
+
+    fn copy(&mut self, from: &mut impl Read, to: &OwnedFd) -> Attempt<()> {
+        self.buffer.resize(COPY_BUFFER, 0);
+        loop {
+            let count = fill(from, &mut self.buffer).at("read the content")?;
+            if count == 0 {
+                return Ok(());
+            }
+            write_all(to, &self.buffer[..count]).at("write the content")?;
+        }
+    }
+
+    /// Leaves holes where whole blocks are zero: the archive has them as holes, too.
+    fn copy_sparse(&mut self, from: &mut impl Read, to: &OwnedFd) -> Attempt<()> {
+        const BLOCK: usize = 4096;
+        self.buffer.resize(COPY_BUFFER, 0);
+        let mut length: u64 = 0;
+        loop {
+            let count = fill(from, &mut self.buffer).at("read the content")?;
+            if count == 0 {
+                return rustix::fs::ftruncate(to, length).at("set the length");
+            }
+            for block in self.buffer[..count].chunks(BLOCK) {
+                if block.iter().any(|byte| *byte != 0) {
+                    rustix::fs::seek(to, rustix::fs::SeekFrom::Start(length)).at("seek")?;
+                    write_all(to, block).at("write the content")?;
+                }
+                length += block.len() as u64;
+            }
+        }
+    }
+
+    fn symlink<R: Read>(
+        &mut self,
+        entry: &mut tar::Entry<'_, R>,
+        dir: &Dir,
+        last: &[u8],
+    ) -> Attempt<()> {
+        let inode = inode(entry)?;
+        let target = target(entry)?;
+        self.make(dir, last, || rustix::fs::symlinkat(&*target, dir, last)).at("make the link")?;
+        change_by_name(dir, last, &inode)
+    }
+
+    fn node<R: Read>(
+        &mut self,
+        entry: &mut tar::Entry<'_, R>,
+        (dir, last): (&Dir, &[u8]),
+        kind: FileType,
+    ) -> Attempt<()> {
+        let inode = inode(entry)?;
+        let header = entry.header();
+        let major = header.device_major().at("read the device number")?.unwrap_or(0);
+        let minor = header.device_minor().at("read the device number")?.unwrap_or(0);
+        let device = match kind {
+            FileType::Fifo => 0,
+            _ => rustix::fs::makedev(major, minor),
+        };
+        self.make(dir, last, || rustix::fs::mknodat(dir, last, kind, inode.mode, device))
+            .at("make the node")?;
+        change_by_name(dir, last, &inode)?;
+        rustix::fs::chmodat(dir, last, inode.mode, AtFlags::empty()).at("set the mode")
+    }
+
+    fn hard_link<R: Read>(
+        &mut self,
+        entry: &mut tar::Entry<'_, R>,
+        dir: &Dir,
+        last: &[u8],
+    ) -> Attempt<()> {
+        let target = Name::clean(&target(entry)?).at("use its target")?;
+        let (parent, file) = target.split();
+        let found = match self.confined.directory(&parent, Missing::Fail) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.applied.links.push((dir.name.join(last), target));
+                return Ok(());
+            }
+            Err(error) => return Err(("open the directory of its target", error)),
+        };
+        if found.name == dir.name && file == last {
+            return Err(("link it", invalid("it is a link to itself")));
+        }
+        let link = || rustix::fs::linkat(&found, file, dir, last, AtFlags::empty());
+        match self.make(dir, last, link) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.applied.links.push((dir.name.join(last), target));
+                Ok(())
+            }
+            made => made.at("link it"),
+        }
+    }
+
+    /// Sets the times of directories; those that were replaced by something else are passed over.
+    fn finish(mut self) -> io::Result<Applied> {
+        for (name, mtime) in std::mem::take(&mut self.times) {
+            match self.confined.open_directly(&name) {
+                Ok(dir) => set_directory_times(&dir, mtime)?,
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let confined = &self.confined;
+        self.applied.implied.retain(|name| confined.open_directly(name).is_ok());
+        Ok(self.applied)
+    }
+}
+
+/// Sets the times of a directory.
+pub(crate) fn set_directory_times(dir: &Dir, mtime: Timespec) -> io::Result<()> {
+    let fd = confined::open_to_change(dir, b"")?;
+    Ok(rustix::fs::futimens(&fd, &times(mtime))?)
+}
+
+fn times(mtime: Timespec) -> Timestamps {
+    Timestamps { last_access: mtime, last_modification: mtime }
+}
+
+/// Owner first, then mode, then capabilities: chown clears set-uid bits and capabilities.
+fn change(fd: &OwnedFd, inode: &Inode) -> Attempt<()> {
+    rustix::fs::fchown(fd, Some(inode.uid), Some(inode.gid)).at("set the owner")?;
+    rustix::fs::fchmod(fd, inode.mode).at("set the mode")?;
+    for (name, value) in &inode.xattrs {
+        let set = rustix::fs::fsetxattr(fd, name, value, rustix::fs::XattrFlags::empty());
+        tolerate(set).at("set an extended attribute")?;
+    }
+    Ok(())
+}
+
+/// The same for what cannot be opened for writing without side effects: links, devices, fifos.
+fn change_by_name(dir: &Dir, last: &[u8], inode: &Inode) -> Attempt<()> {
+    rustix::fs::chownat(dir, last, Some(inode.uid), Some(inode.gid), AtFlags::SYMLINK_NOFOLLOW)
+        .at("set the owner")?;
+    let mut path = format!("/proc/self/fd/{}/", dir.as_fd().as_raw_fd()).into_bytes();
+    path.extend_from_slice(last);
+    for (name, value) in &inode.xattrs {
+        let flags = rustix::fs::XattrFlags::empty();
+        tolerate(rustix::fs::lsetxattr(&*path, name, value, flags))
+            .at("set an extended attribute")?;
+    }
+    rustix::fs::utimensat(dir, last, &times(inode.mtime), AtFlags::SYMLINK_NOFOLLOW)
+        .at("set the times")
+}
+
+/// A file system, or a kind of file, without such attributes is no reason to refuse an image.
+fn tolerate(set: std::result::Result<(), Errno>) -> std::result::Result<(), Errno> {
+    match set {
+        Err(Errno::NOTSUP | Errno::PERM) => Ok(()),
+        other => other,
+    }
+}
+
+fn target<R: Read>(entry: &tar::Entry<'_, R>) -> Attempt<Vec<u8>> {
+    match entry.link_name_bytes() {
+        Some(target) if !target.is_empty() => Ok(target.into_owned()),
+        _ => Err(("read its target", invalid("a link without a target"))),
+    }
+}
+
+fn inode<R: Read>(entry: &mut tar::Entry<'_, R>) -> Attempt<Inode> {
+    let mut mtime = None;
+    let mut xattrs = Vec::new();
+    if let Some(extensions) = entry.pax_extensions().at("read its pax header")? {
+        for extension in extensions {
+            let extension = extension.at("read its pax header")?;
+            match extension.key_bytes() {
+                b"mtime" => mtime = parse_time(extension.value_bytes()),
+                key if key.starts_with(b"GNU.sparse.") => {
+                    return Err(("read it", invalid("pax sparse files are not supported")));
+                }
+                key => xattrs.extend(xattr(key, extension.value_bytes())),
+            }
+        }
+    }
+    let header = entry.header();
+    let mode = header.mode().at("read its mode")?;
+    let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX);
+    let too_large = || ("read its owner", invalid("the id is larger than 32 bits"));
+    let uid = id(header.uid().at("read its owner")?).ok_or_else(too_large)?;
+    let gid = id(header.gid().at("read its group")?).ok_or_else(too_large)?;
+    let seconds = header.mtime().unwrap_or(0);
+    let whole = Timespec { tv_sec: i64::try_from(seconds).unwrap_or(0), tv_nsec: 0 };
+    Ok(Inode {
+        mode: Mode::from_raw_mode(mode & 0o7777),
+        uid: Uid::from_raw(uid),
+        gid: Gid::from_raw(gid),
+        mtime: mtime.unwrap_or(whole),
+        xattrs,
+    })
+}
+
+/// The extended attributes that an image may set. Those of overlay would let a layer redirect
+/// look-ups, and labels are the node's own business.
+fn xattr(key: &[u8], value: &[u8]) -> Option<(String, Vec<u8>)> {
+    let name = std::str::from_utf8(key.strip_prefix(b"SCHILY.xattr.")?).ok()?;
+    let overlay = name.starts_with("trusted.overlay.") || name.starts_with("user.overlay.");
+    let allowed = ["user.", "trusted.", "security.capability", "system.posix_acl_"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix));
+    (allowed && !overlay).then(|| (name.to_owned(), value.to_vec()))
+}
+
+/// Seconds with a fraction, as pax writes them.
+fn parse_time(value: &[u8]) -> Option<Timespec> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let tv_sec: i64 = seconds.parse().ok()?;
+    let digits: String = fraction.chars().chain(std::iter::repeat('0')).take(9).collect();
+    let nanoseconds: i64 = digits.parse().ok()?;
+    if seconds.starts_with('-') && nanoseconds > 0 {
+        return Some(Timespec { tv_sec: tv_sec - 1, tv_nsec: 1_000_000_000 - nanoseconds });
+    }
+    Some(Timespec { tv_sec, tv_nsec: nanoseconds })
+}
+
+fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match from.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> std::result::Result<(), Errno> {
+    while !bytes.is_empty() {
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(to, bytes))?;
+        bytes = &bytes[written..];
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pax_times_keep_their_fraction_before_and_after_1970() {
+        let time = |text: &str| parse_time(text.as_bytes()).map(|t| (t.tv_sec, t.tv_nsec));
+        assert_eq!(time("12.5"), Some((12, 500_000_000)));
+        assert_eq!(time("12"), Some((12, 0)));
+        assert_eq!(time("-1.25"), Some((-2, 750_000_000)));
+        assert_eq!(time("x"), None);
+    }
+
+    #[test]
+    fn overlay_attributes_of_a_layer_are_not_taken_over() {
+        assert!(xattr(b"SCHILY.xattr.user.note", b"1").is_some());
+        assert!(xattr(b"SCHILY.xattr.security.capability", b"1").is_some());
+        for name in ["trusted.overlay.redirect", "user.overlay.opaque", "security.selinux"] {
+            assert!(xattr(format!("SCHILY.xattr.{name}").as_bytes(), b"/").is_none(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! The store on disk and its mirror in memory; everything here may block on our own disk.
+//!
+//! ```text
+//!  images.db      what is listed (see [`crate::database`])
+//!  l/<number>     layers, in overlay's own form; short names, because the option string of a mount
+//!                 ends at one page
+//!  snapshots/<key>/{lower,upper,work}    one per container
+//!  holds/<holder> a symbolic link to the id of the image that the holder needs
+//!  staging/       layers under way; emptied at every start
+//!  trash/         trees to be deleted; emptied at every start
+//!  empty/         what an image without layers stands on
+//! ```
+//!
+//! A layer's life: staging → `l/` (renamed, both digests verified) → listed (after one `syncfs`) →
+//! not listed (committed) → trash → gone. A crash at any point leaves an unlisted directory, which
+//! the next start removes.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::confined;
+use crate::database::{Change, Database, ImageRow};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::facts::Facts;
+use crate::job::{Job, Landed};
+use crate::state::{Dead, State};
+
+/// The directories of a store.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    pub(crate) root: PathBuf,
+}
+
+impl Paths {
+    pub(crate) fn layers(&self) -> PathBuf {
+        self.root.join("l")
+    }
+
+    pub(crate) fn layer(&self, number: u64) -> PathBuf {
+        self.root.join(format!("l/{number}"))
+    }
+
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots")
+    }
+
+    pub(crate) fn snapshot(&self, key: &str) -> PathBuf {
+        self.root.join("snapshots").join(key)
+    }
+
+    pub(crate) fn holds(&self) -> PathBuf {
+        self.root.join("holds")
+    }
+
+    pub(crate) fn staging(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+
+    pub(crate) fn trash(&self) -> PathBuf {
+        self.root.join("trash")
+    }
+
+    pub(crate) fn empty(&self) -> PathBuf {
+        self.root.join("empty")
+    }
+
+    fn make(&self) -> Result<()> {
+        let made = [
+            self.layers(),
+            self.snapshots(),
+            self.holds(),
+            self.staging(),
+            self.trash(),
+            self.empty(),
+        ];
+        for path in made {
+            std::fs::create_dir_all(&path).map_err(|e| Error::file("create", &path, e))?;
+        }
+        // Set-uid programs of images must not be reachable for users of the node.
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(&self.root, private)
+            .map_err(|e| Error::file("set the mode of", &self.root, e))
+    }
+}
+
+/// The store's disk and memory.
+pub(crate) struct Shelf {
+    pub(crate) paths: Paths,
+    state: Mutex<State>,
+    /// Also the order of commits: whoever changes what is listed holds it meanwhile.
+    database: Mutex<Database>,
+    pub(crate) jobs: Mutex<HashMap<Digest, Weak<Job>>>,
+    next_number: AtomicU64,
+    next_staging: AtomicU64,
+    disposals: Arc<Disposals>,
+}
+
+/// Trees being deleted by threads of their own.
+#[derive(Default)]
+struct Disposals {
+    pending: Mutex<usize>,
+    changed: Condvar,
+}
+
+/// An image to be listed, with the layers that it stands on, from the bottom up.
+pub(crate) struct NewImage {
+    pub(crate) id: Digest,
+    pub(crate) config: Vec<u8>,
+    pub(crate) facts: Facts,
+    pub(crate) size: u64,
+    pub(crate) names: Vec<String>,
+    pub(crate) layers: Vec<Arc<Landed>>,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is behind these locks is changed by plain assignments: a panic leaves it consistent.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shelf {
+    /// Opens a store, makes it if it is not there, and cleans up after whatever ended the last run.
+    pub(crate) fn open(root: &Path, pinned: &[String]) -> Result<Self> {
+        let paths = Paths { root: root.to_path_buf() };
+        paths.make()?;
+        let (database, content, aside) = Database::open(&root.join("images.db"))?;
+        if let Some(aside) = aside {
+            tracing::error!(moved_to = %aside.display(),
+                "the image database was damaged: images are pulled again as they are needed");
+        }
+        let mut state = State { pinned: pinned.iter().cloned().collect(), ..State::default() };
+        state.load(content);
+        state.holds = crate::hold::read(&paths)?;
+        state.snapshots = crate::snapshot::read(&paths)?;
+        let highest = reconcile(&paths, &mut state)?;
+        let shelf = Self {
+            paths,
+            state: Mutex::new(state),
+            database: Mutex::new(database),
+            jobs: Mutex::default(),
+            next_number: AtomicU64::new(highest + 1),
+            next_staging: AtomicU64::new(0),
+            disposals: Arc::default(),
+        };
+        shelf.empty_leftovers()?;
+        shelf.sweep()?;
+        Ok(shelf)
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// A number for a new layer, never used before in this store's life as far as disk shows.
+    pub(crate) fn new_number(&self) -> u64 {
+        self.next_number.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// An empty staging directory that is removed unless it is taken out.
+    pub(crate) fn stage(self: &Arc<Self>) -> Result<Staging> {
+        let number = self.next_staging.fetch_add(1, Ordering::Relaxed);
+        let path = self.paths.staging().join(format!("{}-{number}", std::process::id()));
+        std::fs::create_dir(&path).map_err(|e| Error::file("create", &path, e))?;
+        Ok(Staging { shelf: Arc::clone(self), path, taken: false })
+    }
+
+    /// Lists an image: what it consists of is made durable first.
+    pub(crate) fn commit(&self, new: NewImage) -> Result<()> {
+        let mut database = lock(&self.database);
+        let mut change = Change::default();
+        {
+            let state = self.state();
+            for landed in &new.layers {
+                if !state.layers.contains_key(&landed.row.key)
+                    && !change.put_layers.iter().any(|row| row.key == landed.row.key)
+                {
+                    change.put_layers.push(landed.row.clone());
+                }
+            }
+        }
+        if !change.put_layers.is_empty() {
+            self.sync()?;
+        }
+        let row = ImageRow {
+            id: new.id.clone(),
+            config: new.config,
+            size: new.size,
+            listed: true,
+            layers: new.layers.iter().map(|landed| landed.row.key.clone()).collect(),
+        };
+        change.put_names = new.names.iter().map(|n| (n.clone(), new.id.clone())).collect();
+        change.put_image = Some(row);
+        database.commit(&change)?;
+        let mut state = self.state();
+        for row in change.put_layers {
+            if let Some(landed) = new.layers.iter().find(|l| l.row.number == row.number) {
+                landed.set_listed();
+            }
+            state.layers.insert(row.key.clone(), row);
+        }
+        if let Some(row) = &change.put_image {
+            state.put_image(row, Arc::new(new.facts));
+        }
+        state.names.extend(change.put_names);
+        Ok(())
+    }
+
+    /// Gives an image further names.
+    pub(crate) fn add_names(&self, id: &Digest, names: &[String]) -> Result<()> {
+        let mut database = lock(&self.database);
+        let new: Vec<(String, Digest)> = {
+            let state = self.state();
+            if !state.images.get(id).is_some_and(|record| record.listed) {
+                return Err(Error::NoImage { reference: id.to_string() });
+            }
+            let known = |name: &&String| state.names.get(*name) != Some(id);
+            names.iter().filter(known).map(|name| (name.clone(), id.clone())).collect()
+        };
+        if new.is_empty() {
+            return Ok(());
+        }
+        let change = Change { put_names: new, ..Change::default() };
+        database.commit(&change)?;
+        self.state().names.extend(change.put_names);
+        Ok(())
+    }
+
+    /// Takes an image and all its names off the list. Absent is well.
+    pub(crate) fn unlist(&self, reference: &str) -> Result<Option<Digest>> {
+        let mut database = lock(&self.database);
+        let (id, names) = {
+            let state = self.state();
+            let Some(id) = state.find(reference)? else { return Ok(None) };
+            let of = |(name, i): (&String, &Digest)| (*i == id).then(|| name.clone());
+            let names: Vec<String> = state.names.iter().filter_map(of).collect();
+            (id, names)
+        };
+        let change = Change { unlist: vec![id.clone()], drop_names: names, ..Change::default() };
+        database.commit(&change)?;
+        let mut state = self.state();
+        state.names.retain(|_, i| *i != id);
+        if let Some(record) = state.images.get_mut(&id) {
+            record.listed = false;
+        }
+        Ok(Some(id))
+    }
+
+    /// Removes what nothing refers to: first from the record, then from the disk.
+    pub(crate) fn sweep(&self) -> Result<()> {
+        let mut database = lock(&self.database);
+        let dead = self.take_dead();
+        if dead.images.is_empty() && dead.layers.is_empty() {
+            return Ok(());
+        }
+        let change = Change {
+            drop_images: dead.images.iter().map(|(id, _)| id.clone()).collect(),
+            drop_layers: dead.layers.iter().map(|row| row.number).collect(),
+            ..Change::default()
+        };
+        if let Err(error) = database.commit(&change) {
+            self.state().put_back(dead);
+            return Err(error);
+        }
+        drop(database);
+        for row in &dead.layers {
+            self.dispose(&self.paths.layer(row.number));
+        }
+        Ok(())
+    }
+
+    /// Takes out what nothing refers to; what pulls and imports under way stand on is referred to.
+    fn take_dead(&self) -> Dead {
+        // Held until the end: a job that finds a layer present registers under the same lock.
+        let mut jobs = lock(&self.jobs);
+        jobs.retain(|_, job| job.strong_count() > 0);
+        let running: Vec<Arc<Job>> = jobs.values().filter_map(Weak::upgrade).collect();
+        let landed = running.iter().filter_map(|job| job.landed());
+        let leased: HashSet<u64> = landed.map(|landed| landed.row.number).collect();
+        self.state().take_dead(&leased)
+    }
+
+    /// The config of an image, byte for byte.
+    pub(crate) fn config(&self, id: &Digest) -> Result<Option<Vec<u8>>> {
+        lock(&self.database).config(id)
+    }
+
+    /// Makes everything written so far durable.
+    fn sync(&self) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let path = self.paths.layers();
+        let fd = rustix::fs::open(&path, flags, Mode::empty())
+            .map_err(|e| Error::file("open", &path, e))?;
+        rustix::fs::syncfs(&fd).map_err(|e| Error::file("sync the file system of", &path, e))
+    }
+
+    /// Moves a tree out of the way at once and deletes it in the background.
+    pub(crate) fn dispose(&self, path: &Path) {
+        let number = self.next_staging.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-{number}", std::process::id());
+        match std::fs::rename(path, self.paths.trash().join(&name)) {
+            Ok(()) => self.delete_in_background(vec![name.into_bytes()]),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot move it to the trash");
+            }
+        }
+    }
+
+    fn delete_in_background(&self, names: Vec<Vec<u8>>) {
+        let trash = self.paths.trash();
+        let disposals = Arc::clone(&self.disposals);
+        *lock(&disposals.pending) += 1;
+        let work = move || {
+            if let Err(error) = delete(&trash, &names) {
+                tracing::warn!(path = %trash.display(), %error, "cannot empty the trash");
+            }
+            *lock(&disposals.pending) -= 1;
+            disposals.changed.notify_all();
+        };
+        let disposals = Arc::clone(&self.disposals);
+        if let Err(error) = std::thread::Builder::new().name("dispose".to_owned()).spawn(work) {
+            tracing::warn!(%error, "no thread to empty the trash; the next start does it");
+            *lock(&disposals.pending) -= 1;
+        }
+    }
+
+    /// Waits until the trash is empty; says whether it is.
+    pub(crate) fn wait_for_disposals(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let mut pending = lock(&self.disposals.pending);
+        while *pending > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.disposals.changed.wait_timeout(pending, left);
+            pending = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    fn empty_leftovers(&self) -> Result<()> {
+        let staging = self.paths.staging();
+        for entry in std::fs::read_dir(&staging).map_err(|e| Error::file("read", &staging, e))? {
+            let entry = entry.map_err(|e| Error::file("read", &staging, e))?;
+            self.dispose(&entry.path());
+        }
+        let trash = self.paths.trash();
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&trash).map_err(|e| Error::file("read", &trash, e))? {
+            let entry = entry.map_err(|e| Error::file("read", &trash, e))?;
+            names.push(std::os::unix::ffi::OsStringExt::into_vec(entry.file_name()));
+        }
+        if !names.is_empty() {
+            self.delete_in_background(names);
+        }
+        Ok(())
+    }
+}
+
+fn delete(trash: &Path, names: &[Vec<u8>]) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(trash, flags, Mode::empty())?;
+    for name in names {
+        confined::remove_tree(fd.as_fd(), name)?;
+    }
+    Ok(())
+}
+
+/// Compares the record with the disk: a listed layer without its directory is forgotten, so that its
+/// images count as incomplete; a directory that nothing lists goes. Returns the highest number seen.
+fn reconcile(paths: &Paths, state: &mut State) -> Result<u64> {
+    let layers = paths.layers();
+    let mut found = HashSet::new();
+    for entry in std::fs::read_dir(&layers).map_err(|e| Error::file("read", &layers, e))? {
+        let entry = entry.map_err(|e| Error::file("read", &layers, e))?;
+        if let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+            found.insert(number);
+        }
+    }
+    state.layers.retain(|key, row| {
+        let there = found.contains(&row.number);
+        if !there {
+            tracing::warn!(layer = %key, "its directory is gone: the next pull repairs it");
+        }
+        there
+    });
+    let listed: HashSet<u64> = state.layers.values().map(|row| row.number).collect();
+    let standing: HashSet<u64> = state.snapshots.values().flatten().copied().collect();
+    for number in found.iter().filter(|n| !listed.contains(n) && !standing.contains(n)) {
+        let (from, to) = (paths.layer(*number), paths.trash().join(format!("layer-{number}")));
+        std::fs::rename(&from, to).map_err(|e| Error::file("move to the trash", &from, e))?;
+    }
+    Ok(found.iter().chain(&standing).copied().max().unwrap_or(0))
+}
+
+/// A directory under way.
+pub(crate) struct Staging {
+    shelf: Arc<Shelf>,
+    pub(crate) path: PathBuf,
+    taken: bool,
+}
+
+impl Staging {
+    /// Gives the directory its place among the layers.
+    pub(crate) fn land(mut self, number: u64) -> Result<()> {
+        let to = self.shelf.paths.layer(number);
+        std::fs::rename(&self.path, &to).map_err(|e| Error::file("rename", &self.path, e))?;
+        self.taken = true;
+        Ok(())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if !self.taken {
+            self.shelf.dispose(&self.path);
+        }
+    }
+}
