@@ -6,8 +6,12 @@
 pub mod error;
 pub mod holding;
 pub mod id;
+pub mod job;
+pub mod machine;
+pub mod plan;
 pub mod record;
 pub mod spec;
+pub mod verdict;
 
 pub use error::Kind;
 pub use id::{ContainerId, SandboxId};

@@ -4,12 +4,13 @@
 //! bytes, for those who need it whole (a shim's CreateSandbox, verbose status).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 /// A parsed request: what to act on, its digest, and the original message.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Admitted<T> {
     /// What Berth acts on.
     pub spec: T,
@@ -18,6 +19,13 @@ pub struct Admitted<T> {
     /// The protobuf encoding of the original configuration message.
     #[serde(with = "bytes_as_base64")]
     pub original: Vec<u8>,
+}
+
+impl<T> fmt::Debug for Admitted<T> {
+    /// Its digest alone: the whole would drown a log line, and may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Admitted({})", self.digest)
+    }
 }
 
 /// The four parts of a sandbox's name (CRI `PodSandboxMetadata`).

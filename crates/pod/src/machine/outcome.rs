@@ -1,0 +1,255 @@
+//! What came of jobs and saves.
+
+use std::sync::Arc;
+
+use super::{Command, LEFT_OVER_AFTER, Machine, Nanos, Reply, SECOND, Tries, Wait};
+use crate::Kind;
+use crate::holding::{ContainerHolding, Holding, PodHolding};
+use crate::id::ContainerId;
+use crate::job::{Job, Outcome, Subject, Verb};
+use crate::record::{ContainerWish, Exit, Failure, Leftover, Lost, PodWish, Status};
+
+impl Machine {
+    pub(super) fn ended(&mut self, job: &Job, outcome: Outcome, now: Nanos) {
+        self.jobs.remove(&job.subject);
+        match outcome {
+            Outcome::Aborted => return,
+            Outcome::Failed(failure) => return self.failed(job, failure, false, now),
+            Outcome::Living(failure) => return self.failed(job, failure, true, now),
+            Outcome::Pod(fact) => self.record.hold(fact),
+            Outcome::Container(fact) => {
+                if let Some(c) = job.subject.container()
+                    && let Some(c) = self.record.containers.get_mut(c)
+                {
+                    c.hold(fact);
+                }
+            }
+            Outcome::Done => self.done_with(job, now),
+            Outcome::Exited(exit) => self.exited(job, exit),
+            Outcome::Lost(lost) => self.lost(lost),
+        }
+        if !matches!(job.verb, Verb::Kill { .. }) {
+            self.tries.remove(&job.subject);
+        }
+        self.dirty = true;
+    }
+
+    fn done_with(&mut self, job: &Job, now: Nanos) {
+        match (&job.subject, job.verb) {
+            (Subject::Pod(h), _) => self.record.set(*h, false),
+            (Subject::Container(id, h), _) => {
+                if let Some(c) = self.record.containers.get_mut(id) {
+                    c.set(*h, false);
+                }
+            }
+            (Subject::Update(id), _) => {
+                if let Some(update) = self.updates.get_mut(id)
+                    && std::mem::take(&mut update.again)
+                {
+                    return;
+                }
+                self.updates.remove(id);
+                for (token, _) in self.take_waiters(|w| *w == Wait::Updated(id.clone())) {
+                    self.reply_saved(token, Ok(Reply::Done));
+                }
+            }
+            // The kill was sent; if no exit follows, it is sent again with more force.
+            (Subject::Signal(_), Verb::Kill { .. }) => {
+                let text = "it was killed and has not exited yet";
+                self.try_again(&job.subject, Failure::new(Kind::TimedOut, text), now);
+            }
+            _ => {}
+        }
+    }
+
+    fn exited(&mut self, job: &Job, exit: Exit) {
+        let Some(id) = job.subject.container().cloned() else { return };
+        if let Some(c) = self.record.containers.get_mut(&id)
+            && c.exit.is_none()
+        {
+            c.exit = Some(exit);
+        }
+        self.abort(&Subject::Signal(id.clone()));
+        self.tries.remove(&Subject::Signal(id));
+    }
+
+    fn lost(&mut self, lost: Lost) {
+        if self.record.lost.is_none() {
+            self.record.lost = Some(lost);
+        }
+    }
+
+    fn failed(&mut self, job: &Job, failure: Failure, living: bool, now: Nanos) {
+        match (&job.subject, job.verb) {
+            (Subject::Pod(_), Verb::Acquire) => self.creation_failed(failure),
+            (Subject::Container(id, h), Verb::Acquire) => {
+                self.container_failed(&id.clone(), *h, failure);
+            }
+            (Subject::Update(id), _) => self.update_failed(&id.clone(), &failure),
+            (_, Verb::Terminate) => {} // the grace still runs, and ends in a kill
+            (subject, _) => {
+                self.try_again(subject, failure.clone(), now);
+                if living {
+                    self.tell_who_lives(subject.container(), &failure);
+                } else if job.verb == Verb::Release {
+                    self.leave_over(&job.subject, failure, now);
+                }
+            }
+        }
+    }
+
+    fn creation_failed(&mut self, failure: Failure) {
+        if self.record.failure.is_none() {
+            self.record.failure = Some(failure);
+        }
+        self.wish(PodWish::Remove);
+        self.dirty = true;
+    }
+
+    pub(super) fn container_failed(
+        &mut self,
+        id: &ContainerId,
+        holding: ContainerHolding,
+        failure: Failure,
+    ) {
+        self.dirty = true;
+        let Some(c) = self.record.containers.get_mut(id) else { return };
+        if c.failure.is_none() {
+            c.failure = Some(failure);
+        }
+        // What failed to start has ended once nothing of it is there; it stays listed.
+        let started = matches!(holding, ContainerHolding::Task | ContainerHolding::Cgroup);
+        let wish = if started { ContainerWish::Stop } else { ContainerWish::Remove };
+        c.wish = c.wish.max(wish);
+    }
+
+    pub(super) fn update_failed(&mut self, id: &ContainerId, failure: &Failure) {
+        if let Some(update) = self.updates.remove(id)
+            && let Some(c) = self.record.containers.get_mut(id)
+        {
+            c.resources = update.before;
+        }
+        self.dirty = true;
+        for (token, _) in self.take_waiters(|w| *w == Wait::Updated(id.clone())) {
+            self.reply_saved(token, Err(failure.clone()));
+        }
+    }
+
+    /// Notes a try that failed, and when the next is due: 0.2 s, doubling up to 30 s.
+    fn try_again(&mut self, subject: &Subject, failure: Failure, now: Nanos) {
+        let tries = self.tries.entry(subject.clone()).or_insert_with(|| Tries {
+            failures: 0,
+            since: now,
+            next: now,
+            last: failure.clone(),
+        });
+        tries.failures += 1;
+        tries.last = failure;
+        tries.next = now + (SECOND / 5 * (1 << tries.failures.min(8))).min(30 * SECOND);
+    }
+
+    /// A living process is never left over: whoever waits for its end is told of it.
+    fn tell_who_lives(&mut self, container: Option<&ContainerId>, failure: &Failure) {
+        let of = container.cloned();
+        let told = self.take_waiters(|w| match w {
+            Wait::Stopped | Wait::Removed | Wait::Gone => true,
+            Wait::ContainerStopped(id) | Wait::ContainerRemoved(id) => Some(id) == of.as_ref(),
+            _ => false,
+        });
+        for (token, _) in told {
+            self.out.push(Command::Reply(token, Err(failure.clone())));
+        }
+    }
+
+    fn leave_over(&mut self, subject: &Subject, failure: Failure, now: Nanos) {
+        let since = self.tries.get(subject).map_or(now, |t| t.since);
+        let timed_out = failure.kind == Kind::TimedOut;
+        if now - since < LEFT_OVER_AFTER && !timed_out {
+            return;
+        }
+        let holding = match subject {
+            // A task that cannot be released may still run: it is tried for ever.
+            Subject::Container(_, ContainerHolding::Task) => return,
+            Subject::Container(_, h) => h.name(),
+            Subject::Pod(h) => h.name(),
+            _ => return,
+        };
+        self.leftovers.push(Leftover {
+            pod: self.record.id.clone(),
+            container: subject.container().cloned(),
+            holding: holding.to_owned(),
+            error: failure.message,
+            since,
+            boot_id: self.record.boot_id.clone(),
+            record: Arc::new(self.record.clone()),
+        });
+        self.tries.remove(subject);
+        self.done_with(&Job { subject: subject.clone(), verb: Verb::Release }, now);
+        self.dirty = true;
+    }
+
+    pub(super) fn saved(&mut self, generation: u64, result: Result<(), String>, now: Nanos) {
+        self.saving = None;
+        let queued = std::mem::take(&mut self.queued);
+        let (ready, later): (Vec<_>, Vec<_>) = queued.into_iter().partition(|q| q.0 <= generation);
+        self.queued = later;
+        if let Err(error) = result {
+            return self.save_failed(ready.into_iter().map(|(_, job)| job).collect(), &error, now);
+        }
+        self.save_again_at = None;
+        self.saved_generation = generation;
+        self.saved_reasons = std::mem::take(&mut self.saving_reasons);
+        self.leftovers.drain(..std::mem::take(&mut self.unsaved_leftovers));
+        for (_, job) in ready {
+            self.start_now(job.subject, job.verb);
+        }
+    }
+
+    /// Nothing is acquired without a saved intent; everything else goes on.
+    fn save_failed(&mut self, waiting: Vec<Job>, error: &str, now: Nanos) {
+        self.dirty = true;
+        self.save_again_at = Some(now + SECOND);
+        let text = format!("the pod's record cannot be saved: {error}");
+        let failure = Failure::new(Kind::Exhausted, text);
+        for job in waiting {
+            // The slot stays intended: an earlier try may have left something there.
+            if job.verb != Verb::Acquire {
+                self.start_now(job.subject, job.verb);
+                continue;
+            }
+            self.failed(&job, failure.clone(), false, now);
+        }
+    }
+
+    pub(super) fn forgotten(&mut self) {
+        for (token, wait) in std::mem::take(&mut self.waiters) {
+            let reply = match wait {
+                Wait::Ready | Wait::Created(_) | Wait::Started(_) | Wait::Updated(_) => {
+                    Err(self.record.failure.clone().unwrap_or_else(|| {
+                        Failure::new(Kind::Cancelled, "it was removed before this call was done")
+                    }))
+                }
+                Wait::Gone => Ok(Reply::Anew),
+                Wait::Recreate(..) => Err(Failure::new(
+                    Kind::WrongState,
+                    format!("sandbox {} has been removed", self.record.id),
+                )),
+                _ => Ok(Reply::Done),
+            };
+            self.out.push(Command::Reply(token, reply));
+        }
+        for (_, token, reply) in std::mem::take(&mut self.replies) {
+            self.out.push(Command::Reply(token, reply));
+        }
+    }
+
+    /// Does this pod hold nothing that ends when it stops?
+    pub(super) fn stopped(&self) -> bool {
+        let left = |h: &PodHolding| {
+            h.ends() <= crate::holding::Ends::AtStop && self.record.status(*h) != Status::Absent
+        };
+        self.record.wish >= PodWish::Stop
+            && !PodHolding::ALL.iter().any(left)
+            && self.quiet_containers()
+    }
+}
