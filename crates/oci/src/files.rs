@@ -35,3 +35,39 @@ pub fn resolv_conf(dns: &Dns) -> Result<String, Error> {
 pub fn hostname_file(name: &str) -> String {
     format!("{name}\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(entries: &[&str]) -> Vec<String> {
+        entries.iter().map(|&e| e.to_owned()).collect()
+    }
+
+    #[test]
+    fn resolv_conf_has_one_line_for_each_server() {
+        let dns = Dns {
+            servers: list(&["10.0.0.1", "fd00::1"]),
+            searches: list(&["a.example", "b.example"]),
+            options: list(&["ndots:5", "edns0"]),
+        };
+        assert_eq!(
+            resolv_conf(&dns).unwrap(),
+            "search a.example b.example\nnameserver 10.0.0.1\nnameserver fd00::1\n\
+             options ndots:5 edns0\n"
+        );
+        assert_eq!(resolv_conf(&Dns::default()).unwrap(), "");
+    }
+
+    #[test]
+    fn an_entry_cannot_smuggle_in_another_line() {
+        let dns = Dns { options: list(&["ndots:5\nnameserver 6.6.6.6"]), ..Dns::default() };
+        let error = resolv_conf(&dns).unwrap_err();
+        assert!(error.to_string().starts_with("dns_config.options:"), "{error}");
+    }
+
+    #[test]
+    fn the_hostname_file_ends_its_line() {
+        assert_eq!(hostname_file("web-0"), "web-0\n");
+    }
+}

@@ -28,6 +28,7 @@ mod sandbox;
 mod seccomp;
 pub mod spec;
 mod syscalls;
+pub mod user;
 
 pub use capability::CapabilitySet;
 pub use cgroup_path::cgroups_path;

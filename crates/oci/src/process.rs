@@ -193,3 +193,46 @@ fn label(parts: &Selinux, role: &str, kind: &str) -> String {
         or(&parts.level, "s0"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container() -> Spec {
+        let process = Process {
+            args: vec!["/bin/app".to_owned()],
+            env: vec!["A=1".to_owned()],
+            cwd: "/srv".into(),
+            no_new_privileges: true,
+            user: User { uid: 7, gid: 8, additional_gids: vec![8, 9] },
+            ..Process::default()
+        };
+        Spec { process: Some(process), ..Spec::default() }
+    }
+
+    #[test]
+    fn exec_takes_everything_but_the_command_from_the_first_process() {
+        let spec = container();
+        let cmd = ["ls".to_owned(), "-l".to_owned()];
+        let process = exec_process(&spec, &cmd, false).unwrap();
+        assert_eq!(Process { args: vec!["/bin/app".to_owned()], ..process }, spec.process.unwrap());
+    }
+
+    #[test]
+    fn exec_with_a_terminal_names_one_unless_the_container_does() {
+        let mut spec = container();
+        let cmd = ["sh".to_owned()];
+        let process = exec_process(&spec, &cmd, true).unwrap();
+        assert!(process.terminal);
+        assert_eq!(process.env, ["A=1", "TERM=xterm"]);
+        spec.process.as_mut().unwrap().env = vec!["TERM=dumb".to_owned()];
+        assert_eq!(exec_process(&spec, &cmd, true).unwrap().env, ["TERM=dumb"]);
+    }
+
+    #[test]
+    fn exec_needs_a_program() {
+        for cmd in [vec![], vec![String::new()], vec!["a\0b".to_owned()]] {
+            assert!(exec_process(&container(), &cmd, false).is_err(), "{cmd:?}");
+        }
+    }
+}

@@ -43,9 +43,13 @@ pub fn update_resources(
     asked: &Resources,
     node: &NodeFacts,
 ) -> Result<LinuxResources, Error> {
-    let mut change = linux_resources(asked, node)?;
-    let oom_score_adj = oom_score_adj(asked.oom_score_adj, node)?;
     let now = &mut spec.linux.resources;
+    let mut asked = asked.clone();
+    if asked.memory_limit == 0 && asked.memory_swap_limit != 0 {
+        asked.memory_limit = now.memory.limit.unwrap_or_default();
+    }
+    let mut change = linux_resources(&asked, node)?;
+    let oom_score_adj = oom_score_adj(asked.oom_score_adj, node)?;
     if asked.memory_swap_limit == 0 {
         keep_swap(&now.memory, &mut change.memory);
     }

@@ -17,6 +17,7 @@ use berth_pod::spec::{
 };
 use berth_pod::{ContainerId, SandboxId};
 
+#[derive(Clone, Debug)]
 pub struct Sample {
     pub sandbox_id: SandboxId,
     pub container_id: ContainerId,
