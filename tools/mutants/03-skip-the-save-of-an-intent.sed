@@ -1,0 +1,3 @@
+# file: crates/pod/src/machine.rs
+# test: -p berth-pod
+s/self\.queued\.push\(\(self\.generation, /self.queued.push((0, /
