@@ -1,6 +1,6 @@
 //! The spec of a container.
 
-use berth_pod::spec::Profile;
+use berth_pod::spec::{PidMode, Profile};
 
 use crate::annotations;
 use crate::capability::Granted;
@@ -79,6 +79,11 @@ fn check(input: &ContainerInput<'_>) -> Result<(), Error> {
     if security.privileged && pod.namespaces.user.is_some() {
         let text = "a privileged container cannot run in a pod with a user namespace";
         return Err(Error::invalid("security_context.privileged", text));
+    }
+    if security.pid == PidMode::Node && pod.namespaces.user.is_some() {
+        let text = "the node's processes cannot be shown in a pod with a user namespace: /proc \
+                    belongs to another one; use POD or CONTAINER";
+        return Err(Error::invalid("security_context.namespace_options.pid", text));
     }
     if let Some(name) = input.spec.cdi_devices.first() {
         let text = format!("{name}: CDI devices are not supported yet; use plain devices");

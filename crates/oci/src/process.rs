@@ -83,7 +83,9 @@ fn env(input: &ContainerInput<'_>) -> Result<Vec<String>, Error> {
     if !env.iter().any(|(name, _)| name == "PATH") {
         set(&mut env, "PATH", PATH);
     }
-    set(&mut env, "HOSTNAME", input.pod.hostname);
+    if !input.pod.hostname.is_empty() {
+        set(&mut env, "HOSTNAME", input.pod.hostname);
+    }
     if spec.tty && !env.iter().any(|(name, _)| name == "TERM") {
         set(&mut env, "TERM", "xterm");
     }

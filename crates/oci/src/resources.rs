@@ -138,7 +138,8 @@ fn cpu(asked: &Resources) -> Result<LinuxCpu, Error> {
         Err(Error::invalid(format!("linux.resources.{field}"), problem))
     };
     Ok(LinuxCpu {
-        shares: positive("cpu_shares", asked.cpu_shares)?,
+        // The kernel's own bounds on v1; below them, the conversion to v2 weights goes wrong.
+        shares: positive("cpu_shares", asked.cpu_shares)?.map(|shares| shares.clamp(2, 262_144)),
         quota: (asked.cpu_quota != 0).then_some(asked.cpu_quota.max(-1)),
         period: positive("cpu_period", asked.cpu_period)?,
         cpus: list("cpuset_cpus", &asked.cpuset_cpus)?,

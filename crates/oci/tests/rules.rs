@@ -8,7 +8,7 @@ use berth_oci::{
     parse_profile, update_resources,
 };
 use berth_pod::Kind;
-use berth_pod::spec::{Profile, Propagation, Resources, Selinux};
+use berth_pod::spec::{PidMode, Profile, Propagation, Resources, Selinux};
 use sample::{Sample, node, sample};
 
 fn refused(change: impl FnOnce(&mut Sample)) -> Error {
@@ -85,6 +85,39 @@ fn privileged_needs_a_privileged_sandbox_and_the_hosts_user_namespace() {
         s.user_namespace();
     });
     expect(&error, Kind::Invalid, "security_context.privileged");
+}
+
+#[test]
+fn a_user_namespace_cannot_show_the_nodes_processes() {
+    let error = refused(|s| {
+        s.user_namespace();
+        s.spec.security.pid = PidMode::Node;
+    });
+    expect(&error, Kind::Invalid, "security_context.namespace_options.pid");
+}
+
+#[test]
+fn the_environment_has_no_empty_host_name_and_refuses_impossible_names() {
+    let mut s = sample();
+    s.hostname.clear();
+    let env = container_spec(&s.input()).unwrap().process.unwrap().env;
+    assert!(!env.iter().any(|pair| pair.starts_with("HOSTNAME")), "{env:?}");
+    for (name, value) in [("", "x"), ("A=B", "x"), ("A", "x\0y")] {
+        let error = refused(|s| s.spec.envs.push((name.to_owned(), value.to_owned())));
+        expect(&error, Kind::Invalid, "envs");
+    }
+}
+
+#[test]
+fn cpu_shares_stay_within_what_the_kernel_takes() {
+    let shares = |cpu_shares| {
+        let asked = Resources { cpu_shares, ..Resources::default() };
+        linux_resources(&asked, &node()).unwrap().cpu.shares
+    };
+    assert_eq!(
+        [0, 1, 2, 1024, 1 << 40].map(shares),
+        [None, Some(2), Some(2), Some(1024), Some(262_144)]
+    );
 }
 
 #[test]

@@ -15,9 +15,10 @@ use std::process::{Child, Command, Stdio};
 use berth_oci::facts::{CgroupVersion, DeviceNode, oom_floor};
 use berth_oci::spec::DeviceKind;
 use berth_oci::{
-    CapabilitySet, SandboxTask, Spec, container_spec, parse_profile, sandbox_spec, to_json,
+    CapabilitySet, SandboxTask, Spec, container_spec, exec_process, parse_profile, sandbox_spec,
+    to_json,
 };
-use berth_pod::spec::{Device, Profile, Propagation, ResolvedUser};
+use berth_pod::spec::{Device, PodOrNode, Profile, Propagation, ResolvedUser};
 use sample::{Sample, sample};
 
 const RUNTIMES: [&str; 2] = ["crun", "runc"];
@@ -130,9 +131,10 @@ fn rootfs(at: &Path) {
         fs::create_dir_all(at.join(directory)).unwrap();
     }
     fs::copy("/bin/busybox", at.join("bin/busybox")).expect("busybox-static is installed");
-    for applet in
-        ["sh", "cat", "id", "env", "touch", "stat", "hostname", "ls", "mount", "unshare", "mkdir"]
-    {
+    for applet in [
+        "sh", "cat", "id", "env", "touch", "stat", "hostname", "ls", "mount", "unshare", "mkdir",
+        "sleep",
+    ] {
         std::os::unix::fs::symlink("busybox", at.join("bin").join(applet)).unwrap();
     }
 }
@@ -181,6 +183,15 @@ fn run_spec(
     (user, before): (bool, &str),
     make: impl FnOnce(&mut Sample) -> Spec,
 ) -> String {
+    with_bundle(user, make, |bundle, _| start(runtime, bundle, before))
+}
+
+/// The same, with something else done to the bundle.
+fn with_bundle(
+    user: bool,
+    make: impl FnOnce(&mut Sample) -> Spec,
+    act: impl FnOnce(&Path, &Spec) -> String,
+) -> String {
     let dir = tempfile::tempdir().unwrap();
     // The runtime and the mapped root must be able to pass.
     let open: fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -211,39 +222,38 @@ fn run_spec(
     }
     let spec = make(&mut s);
     fs::write(dir.path().join("config.json"), to_json(&spec).unwrap()).unwrap();
-    start(runtime, dir.path(), before)
+    act(dir.path(), &spec)
 }
 
-/// crun refuses a unified hierarchy that carries a controller beside v1: a private tmpfs hides it.
-/// Mounts are shared, as systemd makes them, so that propagation has something to follow.
 fn start(runtime: &str, bundle: &Path, before: &str) -> String {
-    let hide = if Path::new(UNIFIED).is_dir() {
-        format!("mount --make-rshared / && mount -t tmpfs none {UNIFIED} && ")
-    } else {
-        "mount --make-rshared / && ".to_owned()
-    };
-    let state = bundle.join("state");
-    let (state, bundle) = (state.display(), bundle.display());
-    // A root that is no mount of its own would make the runtime cut off what it lies on.
-    let command = format!(
-        "{hide}{before} && mount --bind {bundle}/rootfs {bundle}/rootfs && \
-         {runtime} --root {state} run --bundle {bundle} berth-test && \
-         sed 's/^/host: /' /proc/self/mountinfo"
+    let (state, at) = (bundle.join("state"), bundle.display());
+    let run = format!(
+        "{before} && {runtime} --root {} run --bundle {at} berth-test && \
+         sed 's/^/host: /' /proc/self/mountinfo",
+        state.display()
+    );
+    on_a_node(bundle, &run)
+}
+
+/// Runs a command in a mount namespace as a node has it: mounts are shared, as systemd makes them,
+/// and a unified hierarchy beside v1, which crun refuses, is behind a private tmpfs. The root is a
+/// mount of its own, or the runtime would cut off what it lies on from propagation.
+fn on_a_node(bundle: &Path, command: &str) -> String {
+    let hide = if Path::new(UNIFIED).is_dir() { "mount -t tmpfs none " } else { "true " };
+    let at = bundle.display();
+    let script = format!(
+        "mount --make-rshared / && {hide}{UNIFIED} && mount --bind {at}/rootfs {at}/rootfs && \
+         {command}"
     );
     let output = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "sh", "-c", &command])
+        .args(["--mount", "--propagation", "private", "sh", "-c", &script])
         .stdin(Stdio::null())
         .output()
         .expect("unshare");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(
-        output.status.success(),
-        "{runtime}: {}: {}\n{}",
-        output.status,
-        text(&output.stderr),
-        text(&output.stdout)
-    );
-    text(&output.stdout)
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{command}: {}: {err}\n{out}", output.status);
+    out
 }
 
 fn status(text: &str) -> BTreeMap<&str, &str> {
@@ -386,6 +396,20 @@ fn a_pod_in_a_user_namespace() {
 }
 
 #[test]
+fn a_user_namespace_on_the_hosts_network() {
+    for runtime in RUNTIMES {
+        let script = "cat /proc/self/uid_map; ls /sys/class/net; ls /dev/mqueue && echo queues; \
+                      touch /sys/made || echo sysfs is read-only; cat /proc/self/mountinfo";
+        let out = run(runtime, true, script, |s| {
+            s.pod.namespaces.network = PodOrNode::Node;
+        });
+        assert!(has_line(&out, "sysfs is read-only"), "{runtime}: {out}");
+        assert!(has_line(&out, "queues") && has_line(&out, "lo"), "{runtime}: {out}");
+        assert!(out.contains("1000000"), "{runtime}: {out}");
+    }
+}
+
+#[test]
 fn mounts_are_made_as_asked() {
     for runtime in RUNTIMES {
         let host = tempfile::tempdir().unwrap();
@@ -518,6 +542,42 @@ fn a_sandbox_can_be_run_as_a_task() {
         assert_eq!(status["NoNewPrivs"], "1", "{runtime}");
         assert_eq!(status["NSpid"].split_whitespace().count(), 1, "{runtime}");
         assert!(has_line(&out, "web-0"), "{runtime}: {out}");
+    }
+}
+
+#[test]
+fn an_exec_has_what_its_container_has() {
+    for runtime in RUNTIMES {
+        let make = |s: &mut Sample| {
+            s.user = ResolvedUser { uid: 1000, gid: 1001, groups: vec![1001, 2000], home: None };
+            s.spec.command = vec!["/bin/sleep".to_owned(), "60".to_owned()];
+            s.spec.security.drop_capabilities = vec!["ALL".to_owned()];
+            s.spec.security.no_new_privs = true;
+            s.spec.security.seccomp = Profile::RuntimeDefault;
+            container_spec(&s.input()).unwrap()
+        };
+        let out = with_bundle(false, make, |bundle, spec| {
+            let cmd = ["/bin/sh", "-c", "cat /proc/self/status; env; pwd"].map(str::to_owned);
+            let process = exec_process(spec, &cmd, false).unwrap();
+            fs::write(bundle.join("exec.json"), serde_json::to_vec(&process).unwrap()).unwrap();
+            let at = bundle.display();
+            let oci = format!("{runtime} --root {at}/state");
+            on_a_node(
+                bundle,
+                &format!(
+                    "{oci} run --detach --bundle {at} berth-test </dev/null >/dev/null 2>&1 && \
+                     {oci} exec --process {at}/exec.json berth-test; code=$?; \
+                     {oci} delete --force berth-test; exit $code"
+                ),
+            )
+        });
+        let status = status(&out);
+        assert_eq!(status["Uid"], "1000\t1000\t1000\t1000", "{runtime}");
+        assert_eq!(status["Groups"], "1001 2000", "{runtime}");
+        assert_eq!(hex(status["CapBnd"]), 0, "{runtime}");
+        assert_eq!(status["NoNewPrivs"], "1", "{runtime}");
+        assert_eq!(status["Seccomp"], "2", "{runtime}");
+        assert!(has_line(&out, "HOSTNAME=web-0") && has_line(&out, "/srv"), "{runtime}: {out}");
     }
 }
 
