@@ -141,7 +141,7 @@ fn a_command_with_a_terminal() {
     container("terminal", |s| {
         s.spec.tty = true;
         s.spec.command = vec!["/bin/sh".to_owned()];
-        s.spec.working_dir = "/work//dir/".to_owned();
+        s.spec.working_dir = "/opt//app/".to_owned();
         s.image.env = vec!["A=1".to_owned(), "HOME=/image".to_owned()];
         s.spec.envs = vec![
             ("B".to_owned(), "1".to_owned()),
