@@ -421,11 +421,12 @@ fn inode<R: Read>(entry: &mut tar::Entry<'_, R>) -> Attempt<Inode> {
         }
     }
     let header = entry.header();
-    let mode = header.mode().at("read its mode")?;
+    let old = header.as_old();
+    let mode = number(&old.mode, header.mode()).at("read its mode")?;
     let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX);
     let too_large = || ("read its owner", invalid("the id is larger than 32 bits"));
-    let uid = id(header.uid().at("read its owner")?).ok_or_else(too_large)?;
-    let gid = id(header.gid().at("read its group")?).ok_or_else(too_large)?;
+    let uid = id(number(&old.uid, header.uid()).at("read its owner")?).ok_or_else(too_large)?;
+    let gid = id(number(&old.gid, header.gid()).at("read its group")?).ok_or_else(too_large)?;
     let seconds = header.mtime().unwrap_or(0);
     let whole = Timespec { tv_sec: i64::try_from(seconds).unwrap_or(0), tv_nsec: 0 };
     Ok(Inode {
@@ -435,6 +436,14 @@ fn inode<R: Read>(entry: &mut tar::Entry<'_, R>) -> Attempt<Inode> {
         mtime: mtime.unwrap_or(whole),
         xattrs,
     })
+}
+
+/// An empty field of a header is zero; the reader of archives takes it for a mistake.
+fn number<T: Default>(field: &[u8], read: io::Result<T>) -> io::Result<T> {
+    match field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+        true => Ok(T::default()),
+        false => read,
+    }
 }
 
 /// The extended attributes that an image may set. Those of overlay would let a layer redirect

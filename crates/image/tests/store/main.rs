@@ -1,0 +1,9 @@
+//! The image store from outside: on a real disk, against a registry inside the test.
+//!
+//! These tests make devices, owners and overlay attributes, so they need root.
+
+mod crash;
+mod fixture;
+mod import;
+mod layers;
+mod snapshots;
