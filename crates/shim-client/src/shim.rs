@@ -1,0 +1,172 @@
+//! A shim that is connected: how a call is made.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use protobuf::Message;
+use tokio::time::Instant;
+use ttrpc::proto::{KeyValue, Request};
+
+use crate::connection::{Connection, Failure};
+use crate::frame::{Reply, reply};
+use crate::{Address, Answer, Error, Generation, Result};
+
+/// The metadata by which Go shims learn the containerd namespace that a call is about.
+const NAMESPACE_KEY: &str = "containerd-namespace-ttrpc";
+
+/// How long calls may take. Wait and WaitSandbox have no deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// Connecting.
+    pub dial: Duration,
+    /// A call that runs an OCI runtime or boots a VM: Create, Start, CreateSandbox, StartSandbox.
+    pub create: Duration,
+    /// Every other call.
+    pub call: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Deadlines {
+        Deadlines {
+            dial: Duration::from_secs(3),
+            create: Duration::from_secs(60),
+            call: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A connected shim. Clones share the connection, which closes with the last of them.
+#[derive(Clone, Debug)]
+pub struct Shim {
+    inner: Arc<Connected>,
+}
+
+#[derive(Debug)]
+struct Connected {
+    connection: Connection,
+    generation: Generation,
+    namespace: Box<str>,
+    deadlines: Deadlines,
+}
+
+/// A call's place on the wire.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Method {
+    pub(crate) service: &'static str,
+    pub(crate) name: &'static str,
+}
+
+impl Shim {
+    /// Connects to a shim where its answer says, within the dial deadline.
+    ///
+    /// # Errors
+    /// Nobody listens there, or not in time: kind Unavailable.
+    pub async fn connect(answer: &Answer, namespace: &str, deadlines: Deadlines) -> Result<Shim> {
+        let connection = Connection::dial(&answer.address, deadlines.dial).await?;
+        let inner = Connected {
+            connection,
+            generation: answer.generation,
+            namespace: namespace.into(),
+            deadlines,
+        };
+        Ok(Shim { inner: Arc::new(inner) })
+    }
+
+    /// Does anybody listen there at all? For adoption, before the shim is asked anything.
+    ///
+    /// # Errors
+    /// As [`Shim::connect`].
+    pub async fn reachable(address: &Address, limit: Duration) -> Result<()> {
+        Connection::dial(address, limit).await.map(drop)
+    }
+
+    /// Resolves when the connection is lost, with the reason: the shim is dead or as good as dead.
+    pub async fn closed(&self) -> Arc<str> {
+        self.inner.connection.closed().await
+    }
+
+    /// Which generation of Task it speaks.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.inner.generation
+    }
+
+    pub(crate) fn deadlines(&self) -> Deadlines {
+        self.inner.deadlines
+    }
+
+    /// Makes one call: `id` is only for messages, `limit` is none for the Waits.
+    pub(crate) async fn call<A: Message, B: Message>(
+        &self,
+        method: Method,
+        id: &str,
+        limit: Option<Duration>,
+        arguments: &A,
+    ) -> Result<B> {
+        let call = method.name;
+        let owned = || id.to_owned();
+        let request = self.request(method, limit, arguments).map_err(|e| Error::Request {
+            call,
+            id: owned(),
+            why: e.to_string(),
+        })?;
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let message = match self.inner.connection.call(&request, deadline).await {
+            Ok(message) => message,
+            Err(Failure::TimedOut) => {
+                return Err(Error::TimedOut {
+                    call,
+                    id: owned(),
+                    after: limit.unwrap_or_default(),
+                });
+            }
+            Err(Failure::Lost(why)) => {
+                return Err(Error::Lost { call, id: owned(), why: why.as_ref().to_owned() });
+            }
+            Err(Failure::Refused(why)) => {
+                return Err(Error::Request { call, id: owned(), why: why.to_owned() });
+            }
+        };
+        let undecodable = |why| Error::Reply { call, id: owned(), why };
+        match reply(&message) {
+            Reply::Payload(payload) => {
+                B::parse_from_bytes(&payload).map_err(|e| undecodable(e.to_string()))
+            }
+            Reply::Refused(kind, message) => {
+                Err(Error::Refused { call, id: owned(), kind, message })
+            }
+            Reply::Undecodable(why) => Err(undecodable(why)),
+        }
+    }
+
+    fn request<A: Message>(
+        &self,
+        method: Method,
+        limit: Option<Duration>,
+        arguments: &A,
+    ) -> protobuf::Result<Vec<u8>> {
+        let namespace = KeyValue {
+            key: NAMESPACE_KEY.to_owned(),
+            value: self.inner.namespace.as_ref().to_owned(),
+            ..KeyValue::default()
+        };
+        Request {
+            service: method.service.to_owned(),
+            method: method.name.to_owned(),
+            payload: arguments.write_to_bytes()?,
+            // The shim gives up when we do; 0 is "never".
+            timeout_nano: limit.map_or(0, |l| i64::try_from(l.as_nanos()).unwrap_or(i64::MAX)),
+            metadata: vec![namespace],
+            ..Request::default()
+        }
+        .write_to_bytes()
+    }
+}
+
+/// A shim that ends as it is told to may take the connection with it before its reply is written.
+pub(crate) fn lost_is_done<T: Default>(result: Result<T>) -> Result<T> {
+    match result {
+        Err(Error::Lost { .. }) => Ok(T::default()),
+        other => other,
+    }
+}
