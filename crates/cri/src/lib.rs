@@ -1,2 +1,84 @@
 //! CRI v1 in front of the lifecycle: messages in, admitted specs on, views out.
+//!
+//! Owns: the two gRPC services, one file per RPC; admission; the mapping of error kinds to gRPC.
+//! Must not know: how anything is done. Lists and status are answered from the lifecycle's views,
+//! without waiting for a shim, a plugin or a disk.
+//!
+//! ```text
+//!   message ──▶ admit ──▶ lifecycle::Node ──▶ views ──▶ describe ──▶ message
+//!                              images::Store ──────────▶
+//!                              kernel files ──▶ stats ──▶
+//! ```
+
 pub mod admit;
+mod call;
+mod describe;
+mod error;
+mod filter;
+mod image_service;
+mod parts;
+mod rpc;
+mod runtime_service;
+mod stats;
+
+use std::sync::Arc;
+
+use berth_proto::cri::v1::image_service_server::ImageServiceServer;
+use berth_proto::cri::v1::runtime_service_server::RuntimeServiceServer;
+
+pub use error::{Error, code_of};
+pub use parts::{Condition, Handler, Observe, Parts, SetPodCidr};
+
+/// Largest request taken: configurations with many mounts and annotations are far below it.
+const LARGEST_REQUEST: usize = 16 << 20;
+
+/// Both services of CRI. Cheap to clone.
+#[derive(Clone)]
+pub struct Cri {
+    parts: Arc<Parts>,
+    samples: Arc<stats::Samples>,
+}
+
+impl Cri {
+    /// The services over these parts.
+    pub fn new(parts: Parts) -> Self {
+        Self { parts: Arc::new(parts), samples: Arc::default() }
+    }
+
+    /// A handler by its name; an unknown one has no features, and the lifecycle refuses it.
+    fn handler(&self, name: &str) -> Option<&Handler> {
+        self.parts.handlers.iter().find(|known| known.name == name)
+    }
+
+    /// The shim of a handler, for verbose information.
+    fn runtime_type(&self, handler: &str) -> &str {
+        self.handler(handler).map_or("", |known| &known.runtime_type)
+    }
+
+    /// What admission has to know for pods of this handler.
+    fn rules(&self, handler: &str) -> admit::Rules {
+        let known = self.handler(handler);
+        admit::Rules {
+            systemd_cgroups: self.parts.systemd_cgroups,
+            recursive_read_only: known.is_some_and(|known| known.recursive_read_only),
+            user_namespaces: known.is_some_and(|known| known.user_namespaces),
+        }
+    }
+
+    /// The runtime service, to be added to a server.
+    ///
+    /// Answers are not limited here: an ExecSync may carry 16 MiB of each stream, and who cannot
+    /// take that much says so itself.
+    pub fn runtime_service(&self) -> RuntimeServiceServer<Self> {
+        RuntimeServiceServer::new(self.clone())
+            .max_decoding_message_size(LARGEST_REQUEST)
+            .max_encoding_message_size(usize::MAX)
+    }
+
+    /// The image service, to be added to a server.
+    pub fn image_service(&self) -> ImageServiceServer<Self> {
+        ImageServiceServer::new(self.clone())
+            .max_decoding_message_size(LARGEST_REQUEST)
+            .max_encoding_message_size(usize::MAX)
+    }
+}

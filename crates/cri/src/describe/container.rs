@@ -1,0 +1,132 @@
+//! Containers.
+
+use std::path::Path;
+
+use berth_lifecycle::{ContainerState, ContainerView};
+use berth_pod::spec::{ImageAsked, Mount, MountSource, Propagation};
+use berth_proto::cri::v1 as cri;
+use berth_proto::cri::v1::MountPropagation;
+
+use super::pod::mappings;
+use super::resources::resources;
+use crate::admit::{signal_from_image, signal_to_cri};
+
+/// What stops a container when neither it nor its image says.
+const SIGTERM: i32 = 15;
+
+/// CRI's word for a state.
+pub(crate) fn container_state(container: &ContainerView) -> cri::ContainerState {
+    match container.state {
+        ContainerState::Created => cri::ContainerState::ContainerCreated,
+        ContainerState::Running => cri::ContainerState::ContainerRunning,
+        ContainerState::Exited => cri::ContainerState::ContainerExited,
+        ContainerState::Unknown => cri::ContainerState::ContainerUnknown,
+    }
+}
+
+/// An entry of ListContainers.
+pub(crate) fn container_entry(container: &ContainerView) -> cri::Container {
+    let spec = &container.spec.spec;
+    cri::Container {
+        id: container.id.to_string(),
+        pod_sandbox_id: container.sandbox.to_string(),
+        metadata: Some(metadata(container)),
+        image: Some(image(&spec.image)),
+        image_ref: container.image.image_ref.clone(),
+        state: container_state(container) as i32,
+        created_at: container.created_at,
+        labels: spec.labels.clone(),
+        annotations: spec.annotations.clone(),
+        image_id: container.image.id.clone(),
+    }
+}
+
+/// The answer to ContainerStatus.
+pub(crate) fn container_status(container: &ContainerView) -> cri::ContainerStatus {
+    let spec = &container.spec.spec;
+    let exit = container.exit.as_ref();
+    cri::ContainerStatus {
+        id: container.id.to_string(),
+        metadata: Some(metadata(container)),
+        state: container_state(container) as i32,
+        created_at: container.created_at,
+        started_at: container.started_at.unwrap_or_default(),
+        finished_at: exit.map_or(0, |exit| exit.at),
+        exit_code: exit.map_or(0, |exit| exit.code),
+        image: Some(image(&spec.image)),
+        image_ref: container.image.image_ref.clone(),
+        reason: exit.map(|exit| exit.reason.clone()).unwrap_or_default(),
+        message: exit.map(|exit| exit.message.clone()).unwrap_or_default(),
+        labels: spec.labels.clone(),
+        annotations: spec.annotations.clone(),
+        mounts: spec.mounts.iter().map(mount).collect(),
+        log_path: spec.log_path.as_deref().map(text).unwrap_or_default(),
+        resources: Some(resources(&container.resources)),
+        image_id: container.image.id.clone(),
+        user: Some(user(container)),
+        stop_signal: signal_to_cri(stop_signal(container)) as i32,
+    }
+}
+
+/// The name of a container, in CRI's words.
+pub(crate) fn metadata(container: &ContainerView) -> cri::ContainerMetadata {
+    let name = &container.spec.spec.name;
+    cri::ContainerMetadata { name: name.name.clone(), attempt: name.attempt }
+}
+
+/// The signal in effect: the container's, or its image's, or SIGTERM.
+fn stop_signal(container: &ContainerView) -> i32 {
+    let asked = container.spec.spec.stop_signal;
+    asked.or_else(|| signal_from_image(&container.image.stop_signal)).unwrap_or(SIGTERM)
+}
+
+fn user(container: &ContainerView) -> cri::ContainerUser {
+    let user = &container.user;
+    cri::ContainerUser {
+        linux: Some(cri::LinuxContainerUser {
+            uid: user.uid.into(),
+            gid: user.gid.into(),
+            supplemental_groups: user.groups.iter().map(|gid| i64::from(*gid)).collect(),
+        }),
+    }
+}
+
+fn image(asked: &ImageAsked) -> cri::ImageSpec {
+    cri::ImageSpec {
+        image: asked.reference.clone(),
+        annotations: asked.annotations.clone(),
+        user_specified_image: asked.user_specified.clone(),
+        runtime_handler: asked.runtime_handler.clone(),
+        image_ref: String::new(),
+    }
+}
+
+fn mount(given: &Mount) -> cri::Mount {
+    let (host_path, image, image_sub_path) = match &given.source {
+        MountSource::Host(path) => (text(path), None, String::new()),
+        MountSource::Image { image: asked, sub_path } => {
+            (String::new(), Some(image(asked)), sub_path.clone())
+        }
+    };
+    let propagation = match given.propagation {
+        Propagation::Private => MountPropagation::PropagationPrivate,
+        Propagation::HostToContainer => MountPropagation::PropagationHostToContainer,
+        Propagation::Bidirectional => MountPropagation::PropagationBidirectional,
+    };
+    cri::Mount {
+        container_path: text(&given.container_path),
+        host_path,
+        readonly: given.readonly,
+        selinux_relabel: given.selinux_relabel,
+        propagation: propagation as i32,
+        uid_mappings: mappings(&given.uid_mappings),
+        gid_mappings: mappings(&given.gid_mappings),
+        recursive_read_only: given.recursive_read_only,
+        image,
+        image_sub_path,
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}

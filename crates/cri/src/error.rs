@@ -1,0 +1,123 @@
+//! Errors of the services, and the one place where their kinds become gRPC codes.
+
+use berth_pod::Kind;
+use tonic::{Code, Status};
+
+use crate::admit::Refusal;
+
+/// Why a call fails.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The message was not admitted.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The pod or container could not be brought there.
+    #[error(transparent)]
+    Lifecycle(#[from] berth_lifecycle::Error),
+    /// The image could not be.
+    #[error(transparent)]
+    Image(#[from] berth_image::Error),
+    /// A request without the id that it is about.
+    #[error("{0} is missing: say which one is meant")]
+    NoId(&'static str),
+    /// A number of seconds that is none.
+    #[error("{field} is {value}: give 0 or more seconds")]
+    Negative {
+        /// The field.
+        field: &'static str,
+        /// What it said.
+        value: i64,
+    },
+    /// A part of CRI that this version of Berth does not have.
+    #[error("{0} is not implemented in this version of Berth")]
+    Unimplemented(&'static str),
+    /// The pod CIDR was not taken.
+    #[error("runtime_config.network_config.pod_cidr is {cidr:?}: {why}")]
+    PodCidr {
+        /// What was sent.
+        cidr: String,
+        /// Why not.
+        why: String,
+    },
+    /// The daemon is going down, or a task of its own died.
+    #[error("the daemon dropped the work on {0}: try again")]
+    Dropped(&'static str),
+}
+
+impl Error {
+    /// What sort of failure it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Refused(_) | Self::NoId(_) | Self::Negative { .. } | Self::PodCidr { .. } => {
+                Kind::Invalid
+            }
+            Self::Lifecycle(error) => error.kind(),
+            Self::Image(error) => of_image(error.kind()),
+            Self::Unimplemented(_) => Kind::Unimplemented,
+            Self::Dropped(_) => Kind::Unavailable,
+        }
+    }
+}
+
+fn of_image(kind: berth_image::Kind) -> Kind {
+    use berth_image::Kind as Image;
+    match kind {
+        // Credentials came with the request, or with the configuration of its registry.
+        Image::Invalid | Image::Unauthorized => Kind::Invalid,
+        Image::NotFound => Kind::NotFound,
+        Image::Busy => Kind::Busy,
+        Image::TimedOut => Kind::TimedOut,
+        Image::Cancelled => Kind::Cancelled,
+        Image::Unavailable => Kind::Unavailable,
+        Image::Unimplemented => Kind::Unimplemented,
+        Image::Exhausted => Kind::Exhausted,
+        Image::Broken => Kind::Broken,
+    }
+}
+
+/// The gRPC code of a kind of failure.
+///
+/// Busy is Aborted and not Unavailable: gRPC clients repeat the latter by themselves and take it
+/// for a lost connection, while Busy is for the caller to decide.
+pub fn code_of(kind: Kind) -> Code {
+    match kind {
+        Kind::Invalid => Code::InvalidArgument,
+        Kind::NotFound => Code::NotFound,
+        Kind::Exists => Code::AlreadyExists,
+        Kind::WrongState => Code::FailedPrecondition,
+        Kind::Busy => Code::Aborted,
+        Kind::TimedOut => Code::DeadlineExceeded,
+        Kind::Cancelled => Code::Cancelled,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::Unimplemented => Code::Unimplemented,
+        Kind::Exhausted => Code::ResourceExhausted,
+        Kind::Broken => Code::Internal,
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        Self::new(code_of(error.kind()), error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_implemented_says_exactly_so() {
+        // The kubelet asks for this very code before it falls back.
+        let status = Status::from(Error::Unimplemented("UpdatePodSandboxResources"));
+        assert_eq!(status.code(), Code::Unimplemented);
+        assert!(status.message().contains("UpdatePodSandboxResources"));
+    }
+
+    #[test]
+    fn a_failure_of_the_lifecycle_keeps_its_kind_and_text() {
+        let failed = berth_lifecycle::Error::new(Kind::WrongState, "sandbox 1a is stopped");
+        let status = Status::from(Error::from(failed));
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert_eq!(status.message(), "sandbox 1a is stopped");
+    }
+}

@@ -1,0 +1,63 @@
+//! What the services are made of; `berth` puts it together.
+
+use std::time::Duration;
+
+use berth_cgroup::Cgroups;
+use berth_image::Store;
+use berth_lifecycle::Node;
+
+/// Everything the services need.
+pub struct Parts {
+    /// The pods.
+    pub node: Node,
+    /// The images.
+    pub images: Store,
+    /// The kernel's figures.
+    pub cgroups: Cgroups,
+    /// The cgroup driver is systemd.
+    pub systemd_cgroups: bool,
+    /// The configured handlers; "" is the default one.
+    pub handlers: Vec<Handler>,
+    /// Berth's version.
+    pub version: &'static str,
+    /// Answered as `info["config"]` of a verbose Status.
+    pub config: serde_json::Value,
+    /// How the node is, from memory.
+    pub conditions: Box<dyn Fn() -> Vec<Condition> + Send + Sync>,
+    /// Hands the pod CIDR to the network.
+    pub set_pod_cidr: SetPodCidr,
+    /// Told of every call's end.
+    pub observe: Observe,
+}
+
+/// Hands the node's pod CIDRs to the network; the text says why it could not be done.
+pub type SetPodCidr = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// Told of every call: its method, its outcome and how long it took.
+pub type Observe = Box<dyn Fn(&'static str, tonic::Code, Duration) + Send + Sync>;
+
+/// A runtime handler, as Status reports it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handler {
+    /// Its name; "" for the default.
+    pub name: String,
+    /// The shim it runs by, for verbose information.
+    pub runtime_type: String,
+    /// It can make mounts read-only with all below them.
+    pub recursive_read_only: bool,
+    /// It can give pods user namespaces.
+    pub user_namespaces: bool,
+}
+
+/// One condition of the node.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Condition {
+    /// `RuntimeReady` or `NetworkReady`.
+    pub name: &'static str,
+    /// Does it hold?
+    pub holds: bool,
+    /// One word why not.
+    pub reason: String,
+    /// A sentence: what is wrong and what to do.
+    pub message: String,
+}

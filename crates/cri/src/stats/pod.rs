@@ -1,0 +1,65 @@
+//! Figures of pods.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use berth_lifecycle::PodView;
+use berth_proto::cri::v1 as cri;
+
+use super::container::container_stats;
+use super::figures::{Figures, number};
+use super::network::{self, Interface};
+use crate::{Cri, describe};
+
+/// The interface that CNI attaches to the pod's own network.
+const DEFAULT_INTERFACE: &str = "eth0";
+
+/// Reads the figures of these pods and all their containers.
+pub(crate) fn pod_stats(cri: &Cri, pods: &[Arc<PodView>]) -> Vec<cri::PodSandboxStats> {
+    let path = |pod: &Arc<PodView>| pod.netns.clone().filter(|_| pod.ready);
+    let paths: Vec<Option<PathBuf>> = pods.iter().map(path).collect();
+    let networks = network::read(paths);
+    pods.iter().zip(networks).map(|(pod, network)| one(cri, pod, network)).collect()
+}
+
+fn one(cri: &Cri, pod: &PodView, network: Option<Vec<Interface>>) -> cri::PodSandboxStats {
+    let cgroup = pod.cgroup.as_deref().filter(|_| pod.ready);
+    let figures = Figures::read(&cri.parts.cgroups, cgroup);
+    let id = pod.id.as_str();
+    let rate = figures
+        .cpu_time()
+        .and_then(|time| cri.samples.rate(id, figures.at, time, Some(pod.created_at)));
+    let spec = &pod.spec.spec;
+    cri::PodSandboxStats {
+        attributes: Some(cri::PodSandboxAttributes {
+            id: id.to_owned(),
+            metadata: Some(describe::pod_metadata(&spec.name)),
+            labels: spec.labels.clone(),
+            annotations: spec.annotations.clone(),
+        }),
+        linux: Some(cri::LinuxPodSandboxStats {
+            cpu: Some(figures.cpu(rate)),
+            memory: Some(figures.memory()),
+            network: network.map(|interfaces| usage(figures.at, interfaces)),
+            process: Some(figures.processes()),
+            containers: pod.containers.iter().map(|c| container_stats(cri, c)).collect(),
+            io: Some(figures.io()),
+        }),
+        windows: None,
+    }
+}
+
+fn usage(timestamp: i64, interfaces: Vec<Interface>) -> cri::NetworkUsage {
+    let (mut default, others): (Vec<_>, Vec<_>) = interfaces
+        .into_iter()
+        .filter(|interface| interface.name != "lo")
+        .map(|interface| cri::NetworkInterfaceUsage {
+            name: interface.name,
+            rx_bytes: Some(number(interface.rx_bytes)),
+            rx_errors: Some(number(interface.rx_errors)),
+            tx_bytes: Some(number(interface.tx_bytes)),
+            tx_errors: Some(number(interface.tx_errors)),
+        })
+        .partition(|interface| interface.name == DEFAULT_INTERFACE);
+    cri::NetworkUsage { timestamp, default_interface: default.pop(), interfaces: others }
+}
