@@ -120,7 +120,8 @@ impl Error {
     }
 }
 
-fn kind_of(source: &io::Error) -> Kind {
+/// What an error of the operating system means; for crates with an error of their own.
+pub fn kind_of(source: &io::Error) -> Kind {
     let Some(errno) = source.raw_os_error() else {
         return match source.kind() {
             io::ErrorKind::NotFound => Kind::NotFound,

@@ -27,6 +27,6 @@ pub mod small;
 pub mod spawn;
 pub mod thread;
 
-pub use error::{Error, Kind, Result};
+pub use error::{Error, Kind, Result, kind_of};
 pub use rustix::process::Pid;
 pub use signal::Signal;

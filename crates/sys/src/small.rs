@@ -6,6 +6,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::path::Arg;
 
 use crate::error::{Attempt, Error, Result};
 
@@ -14,7 +15,7 @@ use crate::error::{Attempt, Error, Result};
 /// `name` may be relative to `dir`. Up to 8 KiB are read: enough for every single-record file of
 /// cgroups and for /proc/PID/stat (seq_file hands such a record out whole). Files of many records
 /// (cgroup.procs, mountinfo) need a loop: not here. Bytes that are not UTF-8 end the text.
-pub fn read_at<T>(dir: impl AsFd, name: &str, parse: impl FnOnce(&str) -> T) -> io::Result<T> {
+pub fn read_at<T>(dir: impl AsFd, name: impl Arg, parse: impl FnOnce(&str) -> T) -> io::Result<T> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
     let file = rustix::fs::openat(dir, name, flags, Mode::empty())?;
     let mut space = [0_u8; 8192];
@@ -29,16 +30,9 @@ pub fn read_at<T>(dir: impl AsFd, name: &str, parse: impl FnOnce(&str) -> T) -> 
 
 /// Reads a file that holds one number.
 pub fn read_number<T: FromStr>(path: &Path) -> Result<T> {
-    let Some(name) = path.to_str() else {
-        return Err(Error::Argument {
-            what: "path",
-            value: path.display().to_string(),
-            reason: "not UTF-8",
-        });
-    };
-    read_at(CWD, name, |text| {
+    read_at(CWD, path, |text| {
         text.trim().parse().map_err(|_| Error::Malformed {
-            file: name.to_owned(),
+            file: path.display().to_string(),
             text: text.trim().chars().take(64).collect(),
             reason: "not a number in range",
         })
@@ -49,7 +43,7 @@ pub fn read_number<T: FromStr>(path: &Path) -> Result<T> {
 /// Writes a short value to a file of the kernel, in one write.
 ///
 /// The file must exist; it is not truncated (files of sysfs and cgroups take whole values).
-pub fn write_at(dir: impl AsFd, name: &str, value: &str) -> io::Result<()> {
+pub fn write_at(dir: impl AsFd, name: impl Arg, value: &str) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
     let file = rustix::fs::openat(dir, name, flags, Mode::empty())?;
     let count = rustix::io::retry_on_intr(|| rustix::io::write(&file, value.as_bytes()))?;

@@ -1,0 +1,75 @@
+//! The figures a cgroup keeps, always with all that is below it.
+
+use std::time::SystemTime;
+
+/// What was read at one time. A figure is `None` where its controller is missing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stats {
+    /// When.
+    pub at: SystemTime,
+    /// Processor time.
+    pub cpu: Option<Cpu>,
+    /// Memory.
+    pub memory: Option<Memory>,
+    /// Swap.
+    pub swap: Option<Swap>,
+    /// Tasks.
+    pub pids: Option<Pids>,
+}
+
+/// Processor time since the cgroup was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cpu {
+    /// Nanoseconds on all processors (v1: cpuacct.usage; v2: usage_usec of cpu.stat).
+    pub usage_ns: u64,
+    /// Of these, in user mode.
+    pub user_ns: u64,
+    /// Of these, in the kernel.
+    pub system_ns: u64,
+}
+
+/// Memory in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// All that is charged, the page cache included.
+    pub usage: u64,
+    /// Usage without file pages that the kernel could drop at once (inactive ones).
+    pub working_set: u64,
+    /// Anonymous memory (v1: total_rss; v2: anon).
+    pub rss: u64,
+    /// Page faults since it was made.
+    pub page_faults: u64,
+    /// Of these, with a read from disk.
+    pub major_page_faults: u64,
+    /// The limit; `None`: none.
+    pub limit: Option<u64>,
+}
+
+/// Swap in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swap {
+    /// In use.
+    pub usage: u64,
+    /// The limit of swap alone (v1: what its limit of both leaves); `None`: none.
+    pub limit: Option<u64>,
+}
+
+/// Tasks: processes and their threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pids {
+    /// Now.
+    pub current: u64,
+    /// The limit; `None`: none.
+    pub limit: Option<u64>,
+}
+
+/// How the processor quota worked out (cpu.stat).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Throttling {
+    /// Periods in which it ran.
+    pub periods: u64,
+    /// Periods in which it was held back.
+    pub throttled_periods: u64,
+    /// For how long, in nanoseconds.
+    pub throttled_ns: u64,
+}

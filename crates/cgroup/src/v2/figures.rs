@@ -1,0 +1,81 @@
+//! Reading figures on v2.
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use crate::error::Result;
+use crate::files::{self, field};
+use crate::io::{self, DeviceIo, Pressure, Pressures};
+use crate::stats::{Cpu, Memory, Pids, Stats, Swap, Throttling};
+
+const NS_PER_US: u64 = 1000;
+
+pub(super) fn stats(directory: &Path) -> Result<Stats> {
+    let at = SystemTime::now();
+    // cpu.stat is there with its three times even without the cpu controller: its absence means
+    // that the cgroup is gone.
+    let cpu = files::read(&directory.join("cpu.stat"), |text| {
+        let of = |key| field(text, key).unwrap_or(0).saturating_mul(NS_PER_US);
+        Cpu { usage_ns: of("usage_usec"), user_ns: of("user_usec"), system_ns: of("system_usec") }
+    })?;
+    let swap = match files::number_if_there(&directory.join("memory.swap.current"))? {
+        Some(usage) => {
+            Some(Swap { usage, limit: files::limit_if_there(&directory.join("memory.swap.max"))? })
+        }
+        None => None,
+    };
+    let pids = match files::number_if_there(&directory.join("pids.current"))? {
+        Some(current) => {
+            Some(Pids { current, limit: files::limit_if_there(&directory.join("pids.max"))? })
+        }
+        None => None,
+    };
+    Ok(Stats { at, cpu: Some(cpu), memory: memory(directory)?, swap, pids })
+}
+
+fn memory(directory: &Path) -> Result<Option<Memory>> {
+    let Some(usage) = files::number_if_there::<u64>(&directory.join("memory.current"))? else {
+        return Ok(None);
+    };
+    let limit = files::limit_if_there(&directory.join("memory.max"))?;
+    files::read_if_there(&directory.join("memory.stat"), |text| {
+        let of = |key| field(text, key).unwrap_or(0);
+        Memory {
+            usage,
+            working_set: usage.saturating_sub(of("inactive_file")),
+            rss: of("anon"),
+            page_faults: of("pgfault"),
+            major_page_faults: of("pgmajfault"),
+            limit,
+        }
+    })
+}
+
+pub(super) fn throttling(directory: &Path) -> Result<Option<Throttling>> {
+    let read = files::read_if_there(&directory.join("cpu.stat"), |text| {
+        Some(Throttling {
+            periods: field(text, "nr_periods")?,
+            throttled_periods: field(text, "nr_throttled").unwrap_or(0),
+            throttled_ns: field(text, "throttled_usec").unwrap_or(0).saturating_mul(NS_PER_US),
+        })
+    })?;
+    Ok(read.flatten())
+}
+
+pub(super) fn io(directory: &Path) -> Result<Vec<DeviceIo>> {
+    let read = files::read_if_there(&directory.join("io.stat"), io::parse_v2)?;
+    Ok(read.unwrap_or_default())
+}
+
+pub(super) fn pressures(directory: &Path) -> Result<Option<Pressures>> {
+    let read = |name: &str| files::read_if_there(&directory.join(name), Pressure::parse);
+    let (cpu, memory, io) = (read("cpu.pressure")?, read("memory.pressure")?, read("io.pressure")?);
+    if cpu.is_none() && memory.is_none() && io.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Pressures {
+        cpu: cpu.unwrap_or_default(),
+        memory: memory.unwrap_or_default(),
+        io: io.unwrap_or_default(),
+    }))
+}
