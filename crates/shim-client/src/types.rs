@@ -116,7 +116,6 @@ mod tests {
         assert_eq!(time(None), None);
         assert_eq!(stamp(0, 0), None);
         assert_eq!(stamp(-62_135_596_800, 0), None);
-        assert_eq!(stamp(i64::MAX, 0), None);
         assert_eq!(stamp(1, -1), None);
         assert_eq!(stamp(1, 5), Some(SystemTime::UNIX_EPOCH + Duration::new(1, 5)));
     }
