@@ -1,1 +1,45 @@
-//! Under construction.
+//! Running OCI containers on one machine, without an RPC in sight: an OCI runtime driven by its
+//! command line, the processes it makes, their streams, logs and ends.
+//!
+//! ```text
+//!  Tasks ─▶ Container ─▶ Runtime (crun, runc: one command at a time, each with a deadline)
+//!              │  ├────▶ Place   (its cgroup: kill, count, measure)
+//!              │  └────▶ Stdio ─▶ Pump ─▶ LogFile
+//!              └▶ Exec
+//!  Reaper: every process ends up as a child of this one
+//! ```
+//!
+//! It owns the running processes and nothing else, must not know what an RPC, a daemon or a pod
+//! spec is, and keeps no state outside the process but what cleaning up after it needs.
+
+mod bundle;
+mod command;
+mod console;
+mod container;
+mod error;
+mod exec;
+mod place;
+mod process;
+mod pump;
+mod reaper;
+mod rootfs;
+mod runtime;
+mod stdio;
+mod tasks;
+
+pub mod log;
+pub mod pause;
+
+pub use berth_cgroup::{Cgroups, DeviceIo, Pressure, Pressures, Stall, Version};
+pub use bundle::{Config, Linux, NamespaceEntry, Root, Traces};
+pub use container::ContainerRequest;
+pub use error::{Error, Kind, Result};
+pub use exec::ExecRequest;
+pub use place::{Figures, Place};
+pub use process::Ended;
+pub use pump::{Buffers, Pump, SharedLog, copy, to_log};
+pub use reaper::{Reaper, UNKNOWN};
+pub use rootfs::MountRequest;
+pub use runtime::RuntimeOptions;
+pub use stdio::{Ends, Input, Output};
+pub use tasks::{Facts, Member, Status, Target, Tasks, clean_up};

@@ -1,3 +1,30 @@
-//! Under construction.
+//! Berth's own shim: OCI containers in namespaces, made by crun or runc.
 
-fn main() {}
+mod namespaces;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use berth_shim::process::pause;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [pause::VERB, helper] => pause_in(helper, false),
+        [pause::VERB, helper, "user"] => pause_in(helper, true),
+        _ => berth_shim::run::<namespaces::Factory>(),
+    }
+}
+
+/// See [`pause`]: not for users.
+fn pause_in(helper: &str, mapped: bool) -> ExitCode {
+    use std::io::Write;
+    match pause::in_the_middle(Path::new(helper), mapped) {
+        Ok(pid) if writeln!(std::io::stdout(), "{pid}").is_ok() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What the shim reads of a bundle's config.json, and the one file that it leaves there itself.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::runtime::RuntimeOptions;
+
+/// The annotations that name the pod of a container: ours and CRI's, then containerd's own.
+const GROUP: [&str; 2] = ["io.kubernetes.cri.sandbox-id", "io.containerd.runc.v2.group"];
+
+/// The parts of an OCI spec that matter outside the runtime.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Config {
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// The root file system.
+    pub root: Root,
+    /// What only Linux has.
+    pub linux: Linux,
+}
+
+/// `root` of a spec.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Root {
+    /// Relative paths count from the bundle.
+    pub path: PathBuf,
+}
+
+/// `linux` of a spec.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Linux {
+    /// Path below each cgroup hierarchy's root, or systemd's `slice:prefix:name`.
+    pub cgroups_path: String,
+    /// Namespaces, joined (with a path) or new.
+    pub namespaces: Vec<NamespaceEntry>,
+}
+
+/// One of `linux.namespaces`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct NamespaceEntry {
+    /// `pid`, `network`, `mount`, `ipc`, `uts`, `user`, `cgroup`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Empty: a new one.
+    pub path: PathBuf,
+}
+
+impl Config {
+    /// Reads `<bundle>/config.json`.
+    pub fn read(bundle: &Path) -> Result<Self> {
+        let path = bundle.join("config.json");
+        let text = std::fs::read(&path).map_err(|e| Error::file("read", &path, e))?;
+        let what = || path.display().to_string();
+        serde_json::from_slice(&text).map_err(|source| Error::Json { what: what(), source })
+    }
+
+    /// The pod this container belongs to, if an annotation says so.
+    pub fn group(&self) -> Option<&str> {
+        GROUP.iter().find_map(|name| self.annotations.get(*name)).map(String::as_str)
+    }
+
+    /// The namespace of a kind (`pid`, `user`, …) as the spec has it.
+    pub fn namespace(&self, kind: &str) -> Option<&NamespaceEntry> {
+        self.linux.namespaces.iter().find(|entry| entry.kind == kind)
+    }
+
+    /// Where the root file system is mounted.
+    pub fn rootfs(&self, bundle: &Path) -> PathBuf {
+        if self.root.path.as_os_str().is_empty() {
+            return bundle.join("rootfs");
+        }
+        bundle.join(&self.root.path)
+    }
+}
+
+/// What cleaning up after a dead shim needs to know of one container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traces {
+    /// The runtime that has it.
+    pub runtime: RuntimeOptions,
+    /// Its cgroup below each hierarchy's root, once it has one.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
+}
+
+impl Traces {
+    fn file(bundle: &Path) -> PathBuf {
+        bundle.join("berth-shim.json")
+    }
+
+    /// Leaves them in the bundle.
+    pub fn save(&self, bundle: &Path) -> Result<()> {
+        let path = Self::file(bundle);
+        let text = serde_json::to_vec(self)
+            .map_err(|source| Error::Json { what: path.display().to_string(), source })?;
+        // Renamed into place: `delete` must never find half of it.
+        let new = path.with_extension("new");
+        std::fs::write(&new, text)
+            .and_then(|()| std::fs::rename(&new, &path))
+            .map_err(|e| Error::file("write", &path, e))
+    }
+
+    /// Reads them; `None` if nothing was ever begun here.
+    pub fn load(bundle: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(Self::file(bundle)).ok()?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spec_is_read_for_what_matters() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundle = dir.path();
+        let spec = r#"{"ociVersion":"1.0.2","root":{"path":"/images/r"},"process":{"args":["x"]},
+            "annotations":{"io.kubernetes.cri.sandbox-id":"pod1"},
+            "linux":{"cgroupsPath":"/k/p/c","namespaces":[{"type":"pid"},
+            {"type":"user","path":"/ns/u"}]}}"#;
+        std::fs::write(bundle.join("config.json"), spec).unwrap();
+        let config = Config::read(bundle).unwrap();
+        assert_eq!(config.group(), Some("pod1"));
+        assert_eq!(config.rootfs(bundle), Path::new("/images/r"));
+        assert_eq!(config.namespace("user").unwrap().path, Path::new("/ns/u"));
+        assert_eq!(config.namespace("pid").unwrap().path, Path::new(""));
+        assert!(config.namespace("network").is_none());
+        std::fs::write(bundle.join("config.json"), "{}").unwrap();
+        assert_eq!(Config::read(bundle).unwrap().rootfs(bundle), bundle.join("rootfs"));
+        std::fs::write(bundle.join("config.json"), "{").unwrap();
+        assert_eq!(Config::read(bundle).unwrap_err().kind(), crate::Kind::Invalid);
+    }
+
+    #[test]
+    fn traces_survive_their_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Traces::load(dir.path()), None);
+        let runtime = RuntimeOptions::resolve("/opt/crun", "/r", false, dir.path()).unwrap();
+        let traces = Traces { runtime, cgroup: Some("/k/p/c".into()) };
+        traces.save(dir.path()).unwrap();
+        assert_eq!(Traces::load(dir.path()), Some(traces));
+    }
+}

@@ -1,0 +1,85 @@
+//! One command of an OCI runtime: run it, wait for it, and never longer than its deadline.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_sys::Signal;
+use berth_sys::spawn::{Group, Spawn};
+use rustix::fs::MemfdFlags;
+
+use crate::error::{Error, Result};
+use crate::reaper::{Reaper, Watched};
+
+/// More than this of a command's output is of no interest.
+const OUTPUT: u64 = 256 * 1024;
+
+/// Runs a program to its end and answers its exit code; `None` if the time was up: then it and
+/// everything in its process group has been killed.
+pub(crate) async fn run(
+    reaper: &Arc<Reaper>,
+    program: Spawn,
+    limit: Duration,
+) -> Result<Option<u32>> {
+    // A shim that dies must not leave a runtime at work: `delete` comes next.
+    let program = program.group(Group::Own).parent_death_signal(Signal::KILL);
+    let child = Guard(Some(Watched::child(reaper, program.spawn()?)?));
+    let Some(watched) = &child.0 else { return Ok(None) };
+    match tokio::time::timeout(limit, watched.exited()).await {
+        Ok(code) => {
+            let mut child = child;
+            child.0 = None;
+            Ok(Some(code))
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+/// Kills what is left of a command when nobody waits for it any more; the sweep reaps it.
+struct Guard(Option<Watched>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(watched) = &self.0 {
+            watched.kill_group();
+        }
+    }
+}
+
+/// An unnamed file in memory: as stdin it holds any amount of input, as stdout any amount of
+/// output, and nobody has to pump.
+pub(crate) struct Memory(File);
+
+impl Memory {
+    /// An empty one, for output.
+    pub(crate) fn new() -> Result<Self> {
+        let fd = rustix::fs::memfd_create("runtime", MemfdFlags::CLOEXEC)
+            .map_err(|e| Error::file("make", "memfd", e))?;
+        Ok(Self(File::from(fd)))
+    }
+
+    /// One that holds `input`, read from its beginning.
+    pub(crate) fn holding(input: &[u8]) -> Result<OwnedFd> {
+        let mut memory = Self::new()?;
+        memory.0.write_all(input).map_err(|e| Error::file("write", "memfd", e))?;
+        memory.0.seek(SeekFrom::Start(0)).map_err(|e| Error::file("rewind", "memfd", e))?;
+        Ok(memory.0.into())
+    }
+
+    /// A descriptor for the child.
+    pub(crate) fn share(&self) -> Result<OwnedFd> {
+        let copy = self.0.try_clone().map_err(|e| Error::file("duplicate", "memfd", e))?;
+        Ok(copy.into())
+    }
+
+    /// The last line of text that was written to it.
+    pub(crate) fn last_line(mut self) -> Option<String> {
+        let mut contents = Vec::new();
+        self.0.seek(SeekFrom::Start(0)).ok()?;
+        self.0.take(OUTPUT).read_to_end(&mut contents).ok()?;
+        let text = String::from_utf8_lossy(&contents);
+        text.lines().rfind(|line| !line.trim().is_empty()).map(str::to_owned)
+    }
+}

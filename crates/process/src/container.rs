@@ -1,0 +1,375 @@
+//! One container: its init, its execs, its cgroup, its root file system.
+//!
+//! Its end is reported only when it is certain. When init has exited, an attendant kills whatever
+//! is left in the cgroup and sees it gone, waits for the log to be complete, and reads the OOM
+//! counter; then [`Container::wait`] answers.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use berth_cgroup::Cgroups;
+use berth_sys::Signal;
+
+use crate::bundle::{Config, Traces};
+use crate::console::Console;
+use crate::error::{Error, Result};
+use crate::exec::{Exec, ExecRequest};
+use crate::place::Place;
+use crate::process::{Ended, Life, Phase, Program, signal};
+use crate::pump::{Buffers, lock};
+use crate::reaper::Watched;
+use crate::rootfs::{self, MountRequest};
+use crate::runtime::Runtime;
+use crate::stdio::{Ends, Owner, Stdio};
+
+/// Output of somebody who left the container's cgroup and still holds its pipe is not waited for
+/// longer than this.
+const DRAIN: Duration = Duration::from_secs(2);
+/// How long a signal waits for the program to have taken the runtime's place.
+const STARTED: Duration = Duration::from_secs(10);
+
+/// What a container is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerRequest {
+    /// Its id.
+    pub id: String,
+    /// Directory with its config.json.
+    pub bundle: PathBuf,
+    /// Its streams.
+    pub ends: Ends,
+    /// What to mount as its root file system; empty: it is there.
+    pub rootfs: Vec<MountRequest>,
+    /// Directory of a checkpoint to restore; not supported yet.
+    pub checkpoint: Option<PathBuf>,
+}
+
+/// What all containers of a shim share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) buffers: Arc<Buffers>,
+    pub(crate) cgroups: Cgroups,
+    /// The beginning of the paths of sockets.
+    pub(crate) sockets: PathBuf,
+}
+
+/// One container.
+#[derive(Debug)]
+pub(crate) struct Container {
+    request: ContainerRequest,
+    shared: Shared,
+    root: PathBuf,
+    init: Watched,
+    /// What init executes until the container's program takes its place.
+    program: Option<Program>,
+    place: Option<Place>,
+    created: SystemTime,
+    life: Life,
+    paused: Mutex<bool>,
+    execs: Mutex<BTreeMap<String, Arc<Exec>>>,
+    serial: AtomicU64,
+}
+
+impl Container {
+    /// Makes the container, up to its program's exec. What was made is unmade if it fails.
+    pub(crate) async fn create(request: ContainerRequest, shared: Shared) -> Result<Arc<Self>> {
+        if request.checkpoint.is_some() {
+            let message = "restoring a container from a checkpoint is not implemented";
+            return Err(Error::Unimplemented(message.to_owned()));
+        }
+        let config = Config::read(&request.bundle)?;
+        let root = config.rootfs(&request.bundle);
+        let options = shared.runtime.options().clone();
+        let mut traces = Traces { runtime: options, cgroup: None };
+        traces.save(&request.bundle)?;
+        rootfs::mount(&request.rootfs, &root)?;
+        let (id, bundle) = (request.id.clone(), request.bundle.clone());
+        let runtime = Arc::clone(&shared.runtime);
+        match Self::make(request, shared, root.clone()).await {
+            Ok(container) => {
+                traces.cgroup = container.place().map(Place::path);
+                traces.save(&bundle)?;
+                let container = Arc::new(container);
+                tokio::spawn(Arc::clone(&container).attend());
+                Ok(container)
+            }
+            Err(error) => {
+                // The caller learns why it failed; what cannot be undone now, `delete` will meet.
+                let _ = runtime.delete(&id, &bundle).await;
+                let _ = rootfs::unmount(&root);
+                Err(error)
+            }
+        }
+    }
+
+    async fn make(request: ContainerRequest, shared: Shared, root: PathBuf) -> Result<Self> {
+        let (mut stdio, streams) = Stdio::open(&request.ends, Owner::Container).await?;
+        let console = match request.ends.terminal {
+            true => Some(Console::listen(socket(&shared.sockets, &request.id))?),
+            false => None,
+        };
+        let runtime = &shared.runtime;
+        let handover = runtime.reaper().handover();
+        let path = console.as_ref().map(Console::path);
+        let pid = runtime.create(&request.id, &request.bundle, path, streams).await?;
+        let init = Watched::adopt(runtime.reaper(), pid)?;
+        drop(handover);
+        if let Some(console) = console {
+            stdio.connect(console.terminal()?, &request.ends, Owner::Container).await?;
+        }
+        Ok(Self {
+            root,
+            init,
+            program: Program::of(pid),
+            place: Place::of(&shared.cgroups, pid)?,
+            created: SystemTime::now(),
+            life: Life::new(stdio),
+            paused: Mutex::new(false),
+            execs: Mutex::default(),
+            serial: AtomicU64::new(0),
+            request,
+            shared,
+        })
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.request.id
+    }
+
+    pub(crate) fn request(&self) -> &ContainerRequest {
+        &self.request
+    }
+
+    pub(crate) fn bundle(&self) -> &Path {
+        &self.request.bundle
+    }
+
+    pub(crate) fn runtime(&self) -> &Runtime {
+        &self.shared.runtime
+    }
+
+    pub(crate) fn buffers(&self) -> &Arc<Buffers> {
+        &self.shared.buffers
+    }
+
+    pub(crate) fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
+    }
+
+    pub(crate) fn created(&self) -> SystemTime {
+        self.created
+    }
+
+    pub(crate) fn life(&self) -> &Life {
+        &self.life
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.init.pid().as_raw_pid().cast_unsigned()
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        *lock(&self.paused)
+    }
+
+    /// A short path for a socket of this container.
+    pub(crate) fn socket(&self, name: &str) -> PathBuf {
+        socket(&self.shared.sockets, &format!("{}-{name}", self.request.id))
+    }
+
+    /// Whether this is the runtime's program, which execs replace too.
+    pub(crate) fn is_runtime(&self, program: Program) -> bool {
+        self.program == Some(program)
+    }
+
+    /// Starts the program; answers when it has taken the runtime's place.
+    pub(crate) async fn start(&self) -> Result<u32> {
+        if !self.life.pass(Phase::Ready, Phase::Starting) {
+            let state = match self.life.phase() {
+                Phase::Ended(_) => "it has ended",
+                _ => "it has been started before",
+            };
+            return Err(Error::state("start", self.id(), state));
+        }
+        let begun = lock(&self.life.stdio).begin(&self.shared.buffers);
+        let started = match begun {
+            Ok(()) => self.shared.runtime.start(self.id(), self.bundle()).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = started {
+            // It can never be started again: let its end be seen like any other.
+            let _ = self.init.signal(Signal::KILL);
+            return Err(error);
+        }
+        if let Some(program) = self.program {
+            program.replaced(self.init.pid()).await;
+        }
+        self.life.pass(Phase::Starting, Phase::Running);
+        Ok(self.pid())
+    }
+
+    /// Waits for init's end, makes it the end of the container, and reports it.
+    async fn attend(self: Arc<Self>) {
+        let code = self.init.exited().await;
+        let at = SystemTime::now();
+        let mut oom_kills = 0;
+        if let Some(place) = &self.place {
+            place.settle().await;
+            oom_kills = place.oom_kills();
+        }
+        self.life.drain(DRAIN).await;
+        let dropped_lines = lock(&self.life.stdio).dropped_lines();
+        *lock(&self.paused) = false;
+        self.life.end(Ended { code, at, oom_kills, dropped_lines });
+    }
+
+    /// Sends a signal to init, or to everything in the cgroup.
+    pub(crate) async fn kill(&self, number: u32, all: bool) -> Result<()> {
+        let wanted = signal(number)?;
+        if self.life.ended().is_some() {
+            return Err(Error::NotFound { what: "running container", id: self.id().to_owned() });
+        }
+        if wanted != Signal::KILL {
+            if self.life.phase() == Phase::Ready {
+                return Err(Error::state("signal", self.id(), "it has not been started"));
+            }
+            if !self.life.past_start(STARTED).await {
+                let (what, id) = ("start", self.id().to_owned());
+                return Err(Error::TimedOut { what, id, limit: STARTED });
+            }
+        }
+        let alive = self.init.signal(wanted)?;
+        let place = self.place.as_ref();
+        match place {
+            // Frozen processes of v1 take even SIGKILL only when they are thawed.
+            Some(place) if wanted == Signal::KILL && (all || self.is_paused()) => place.strike(),
+            Some(place) if all => place.signal_others(wanted, self.init.pid()),
+            _ => {}
+        }
+        if alive {
+            return Ok(());
+        }
+        // Dead, but not reported: somebody else in its cgroup is not gone yet.
+        if let Some(who) = place.and_then(Place::survivors) {
+            return Err(Error::Undying { id: self.id().to_owned(), who });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn add_exec(&self, request: ExecRequest) -> Result<()> {
+        if self.life.phase() != Phase::Running {
+            return Err(Error::state("exec in", self.id(), "it does not run"));
+        }
+        let mut execs = lock(&self.execs);
+        if execs.contains_key(&request.id) {
+            return Err(Error::Exists { what: "exec", id: request.id });
+        }
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        execs.insert(request.id.clone(), Arc::new(Exec::new(request, serial)));
+        Ok(())
+    }
+
+    pub(crate) fn exec(&self, id: &str) -> Result<Arc<Exec>> {
+        let found = lock(&self.execs).get(id).cloned();
+        found.ok_or_else(|| Error::NotFound { what: "exec", id: id.to_owned() })
+    }
+
+    /// The execs that have a pid.
+    pub(crate) fn exec_pids(&self) -> Vec<(String, u32)> {
+        lock(&self.execs).iter().map(|(id, exec)| (id.clone(), exec.pid())).collect()
+    }
+
+    pub(crate) fn remove_exec(&self, id: &str) -> Result<Option<Ended>> {
+        let exec = self.exec(id)?;
+        let ended = match exec.life().phase() {
+            // Whoever waits for it learns that it will never be.
+            Phase::Ready | Phase::Failed => {
+                exec.life().fail();
+                None
+            }
+            Phase::Ended(ended) => Some(ended),
+            Phase::Starting | Phase::Running => {
+                return Err(Error::state("delete", id, "it still runs"));
+            }
+        };
+        exec.remove_place();
+        lock(&self.execs).remove(id);
+        Ok(ended)
+    }
+
+    /// Removes what the runtime keeps of an ended container, and its root file system's mount.
+    pub(crate) async fn delete(&self) -> Result<Ended> {
+        let Some(ended) = self.life.ended() else {
+            let who = self.place.as_ref().and_then(Place::survivors);
+            let state = match who {
+                Some(who) => format!("it still runs: {who}"),
+                None => "it still runs".to_owned(),
+            };
+            return Err(Error::state("delete", self.id(), state));
+        };
+        for exec in lock(&self.execs).values() {
+            exec.remove_place();
+        }
+        self.shared.runtime.delete(self.id(), self.bundle()).await?;
+        rootfs::unmount(&self.root)?;
+        Ok(ended)
+    }
+
+    pub(crate) async fn pause(&self) -> Result<()> {
+        self.must_run("pause")?;
+        self.shared.runtime.pause(self.id(), self.bundle()).await?;
+        *lock(&self.paused) = true;
+        Ok(())
+    }
+
+    pub(crate) async fn resume(&self) -> Result<()> {
+        self.must_run("resume")?;
+        self.shared.runtime.resume(self.id(), self.bundle()).await?;
+        *lock(&self.paused) = false;
+        Ok(())
+    }
+
+    /// Applies resources, as JSON of the OCI spec.
+    pub(crate) async fn update(&self, resources: &[u8]) -> Result<()> {
+        if self.life.ended().is_some() {
+            return Err(Error::state("update", self.id(), "it has ended"));
+        }
+        let place = self.place.as_ref();
+        self.shared.runtime.update(self.id(), self.bundle(), resources).await?;
+        match place {
+            Some(place) => place.apply_rest(resources),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the container's state to a directory; it ends unless `leave_running`.
+    pub(crate) async fn checkpoint(&self, path: &Path, leave_running: bool) -> Result<()> {
+        self.must_run("checkpoint")?;
+        let mut args: Vec<PathBuf> = vec!["--image-path".into(), path.to_owned()];
+        if leave_running {
+            args.push("--leave-running".into());
+        }
+        args.push(self.id().into());
+        self.shared.runtime.checkpoint(self.id(), self.bundle(), args).await
+    }
+
+    fn must_run(&self, attempted: &'static str) -> Result<()> {
+        match self.life.phase() {
+            Phase::Running => Ok(()),
+            _ => Err(Error::state(attempted, self.id(), "it does not run")),
+        }
+    }
+}
+
+/// `<prefix>-<hash of the name>`: a unix socket's path ends at 108 bytes, ids do not.
+fn socket(prefix: &Path, name: &str) -> PathBuf {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    let mut path = prefix.as_os_str().to_owned();
+    path.push(format!("-{:08x}", hasher.finish() as u32));
+    path.into()
+}

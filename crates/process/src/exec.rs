@@ -1,0 +1,203 @@
+//! An exec: one more process in a container that runs.
+//!
+//! Each exec gets a cgroup of its own below the container's (on v1 in the freezer hierarchy only,
+//! so that accounting is not split), because killing an exec means killing what it started, and a
+//! grandchild whose parent has died can be told from the container's own processes by nothing else.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use berth_sys::Signal;
+
+use crate::console::Console;
+use crate::container::Container;
+use crate::error::{Error, Result};
+use crate::place::{Place, SubPlace};
+use crate::process::{Ended, Life, Phase, Program, signal};
+use crate::pump::lock;
+use crate::reaper::Watched;
+use crate::runtime::ExecCall;
+use crate::stdio::{Ends, Owner, Stdio};
+
+/// Output of an exec that somebody else still holds open after its end is not waited for longer.
+const DRAIN: Duration = Duration::from_secs(2);
+/// How long a signal waits for the program to have taken the runtime's place.
+const STARTED: Duration = Duration::from_secs(10);
+
+/// What an exec is to be.
+#[derive(Clone, Debug)]
+pub struct ExecRequest {
+    /// Its id within the container.
+    pub id: String,
+    /// Its streams.
+    pub ends: Ends,
+    /// The OCI `process`, as JSON.
+    pub process: Vec<u8>,
+}
+
+/// One exec.
+#[derive(Debug)]
+pub(crate) struct Exec {
+    id: String,
+    ends: Ends,
+    process: Vec<u8>,
+    life: Life,
+    /// The number of this exec in the life of the shim: names its files and its cgroup.
+    serial: u64,
+    started: OnceLock<Started>,
+    place: OnceLock<SubPlace>,
+}
+
+#[derive(Debug)]
+struct Started {
+    process: Watched,
+}
+
+impl Exec {
+    pub(crate) fn new(request: ExecRequest, serial: u64) -> Self {
+        Self {
+            id: request.id,
+            ends: request.ends,
+            process: request.process,
+            life: Life::new(Stdio::default()),
+            serial,
+            started: OnceLock::new(),
+            place: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn life(&self) -> &Life {
+        &self.life
+    }
+
+    pub(crate) fn ends(&self) -> &Ends {
+        &self.ends
+    }
+
+    /// Its pid; 0 before it has one.
+    pub(crate) fn pid(&self) -> u32 {
+        self.started.get().map_or(0, |started| started.process.pid().as_raw_pid().cast_unsigned())
+    }
+
+    /// Starts it in its container.
+    pub(crate) async fn start(self: &Arc<Self>, container: &Container) -> Result<u32> {
+        if !self.life.pass(Phase::Ready, Phase::Starting) {
+            return Err(Error::state("start", &self.id, "it has been started before"));
+        }
+        match self.launch(container).await {
+            Ok(()) => Ok(self.pid()),
+            Err(error) => {
+                self.life.drain(Duration::ZERO).await;
+                self.remove_place();
+                self.life.fail();
+                Err(error)
+            }
+        }
+    }
+
+    async fn launch(self: &Arc<Self>, container: &Container) -> Result<()> {
+        let bundle = container.bundle();
+        let (stdio, streams) = Stdio::open(&self.ends, Owner::Exec).await?;
+        *lock(&self.life.stdio) = stdio;
+        lock(&self.life.stdio).begin(container.buffers())?;
+        let spec = Scratch(bundle.join(format!("exec-{}.json", self.serial)));
+        std::fs::write(&spec.0, &self.process).map_err(|e| Error::file("write", &spec.0, e))?;
+        let pid_file = Scratch(bundle.join(format!("exec-{}.pid", self.serial)));
+        let console = match self.ends.terminal {
+            true => Some(Console::listen(container.socket(&format!("e{}", self.serial)))?),
+            false => None,
+        };
+        let sub = container.place().and_then(|place| place.sub(&format!("exec-{}", self.serial)));
+        let call = ExecCall {
+            id: container.id(),
+            bundle,
+            process: &spec.0,
+            pid_file: &pid_file.0,
+            console: console.as_ref().map(Console::path),
+            cgroup: sub.as_ref().and_then(|sub| sub.argument(container.runtime())),
+        };
+        let told = call.cgroup.is_some();
+        if let Some(sub) = sub {
+            let _ = self.place.set(sub);
+        }
+        let handover = container.runtime().reaper().handover();
+        let pid = container.runtime().exec(call, streams).await?;
+        let process = Watched::adopt(container.runtime().reaper(), pid)?;
+        drop(handover);
+        if let (false, Some(place)) = (told, self.place.get()) {
+            place.take_in(pid);
+        }
+        if let Some(console) = console {
+            self.connect(console, container).await?;
+        }
+        let program = Program::of(pid).filter(|program| container.is_runtime(*program));
+        let _ = self.started.set(Started { process });
+        tokio::spawn(Arc::clone(self).attend());
+        if let Some(program) = program {
+            program.replaced(pid).await;
+        }
+        self.life.pass(Phase::Starting, Phase::Running);
+        Ok(())
+    }
+
+    async fn connect(&self, console: Console, container: &Container) -> Result<()> {
+        let terminal = console.terminal()?;
+        let mut stdio = Stdio::default();
+        stdio.connect(terminal, &self.ends, Owner::Exec).await?;
+        stdio.begin(container.buffers())?;
+        *lock(&self.life.stdio) = stdio;
+        Ok(())
+    }
+
+    /// Waits for the end and reports it.
+    async fn attend(self: Arc<Self>) {
+        let Some(started) = self.started.get() else { return };
+        let code = started.process.exited().await;
+        let at = SystemTime::now();
+        self.life.drain(DRAIN).await;
+        let dropped_lines = lock(&self.life.stdio).dropped_lines();
+        self.life.end(Ended { code, at, oom_kills: 0, dropped_lines });
+    }
+
+    /// Sends a signal; SIGKILL goes to everything the exec has started, also after its own end.
+    pub(crate) async fn kill(&self, number: u32) -> Result<()> {
+        let wanted = signal(number)?;
+        if !self.life.past_start(STARTED).await && wanted != Signal::KILL {
+            return Err(Error::TimedOut { what: "start", id: self.id.clone(), limit: STARTED });
+        }
+        let Some(started) = self.started.get() else {
+            return Err(Error::state("signal", &self.id, "it has not been started"));
+        };
+        let over = self.life.ended().is_some();
+        if wanted == Signal::KILL {
+            let killed = match self.place.get() {
+                Some(place) => place.kill_all(&self.id).await?,
+                None => Place::kill_tree(started.process.pid(), over),
+            };
+            if killed {
+                return Ok(());
+            }
+        }
+        if !over && started.process.signal(wanted)? {
+            return Ok(());
+        }
+        Err(Error::NotFound { what: "running exec", id: self.id.clone() })
+    }
+
+    /// Removes its cgroup if nothing is left in it; otherwise the container's end does.
+    pub(crate) fn remove_place(&self) {
+        if let Some(place) = self.place.get() {
+            place.remove_if_empty();
+        }
+    }
+}
+
+/// A file that is gone when its use is over.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

@@ -1,0 +1,137 @@
+//! The file behind a log. It never makes the container wait or fail: what cannot be written is
+//! dropped, by whole lines, and counted.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// An open log file.
+#[derive(Debug)]
+pub struct LogFile {
+    path: PathBuf,
+    file: File,
+    /// The rest of a line that was written in part when the disk became full: it goes first.
+    torn: Vec<u8>,
+    dropped: u64,
+}
+
+impl LogFile {
+    /// Opens the file for appending; it and the directory above it are made if need be.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self { path: path.to_owned(), file: append_to(path)?, torn: Vec::new(), dropped: 0 })
+    }
+
+    /// Writes to a new file of the same name from now on: somebody has moved the old one away. If
+    /// that cannot be opened, the old one stays in use.
+    pub fn reopen(&mut self) -> Result<()> {
+        self.file = append_to(&self.path)?;
+        // The beginning of that line is in the other file.
+        self.dropped += u64::from(!std::mem::take(&mut self.torn).is_empty());
+        Ok(())
+    }
+
+    /// Writes whole lines. Lines that cannot be written are dropped.
+    pub fn write(&mut self, lines: &[u8]) {
+        if !self.torn.is_empty() {
+            let done = write_some(&mut self.file, &self.torn);
+            self.torn.drain(..done);
+            if !self.torn.is_empty() {
+                self.dropped += count(lines);
+                return;
+            }
+            self.torn = Vec::new();
+        }
+        let done = write_some(&mut self.file, lines);
+        if done == lines.len() {
+            return;
+        }
+        let mut rest = &lines[done..];
+        if done > 0 && lines[done - 1] != b'\n' {
+            let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
+            self.torn = rest[..end].to_vec();
+            rest = &rest[end..];
+        }
+        self.dropped += count(rest);
+    }
+
+    /// How many lines have been dropped.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
+
+fn append_to(path: &Path) -> Result<File> {
+    if let Some(dir) = path.parent() {
+        // The kubelet makes this directory; other callers may not have.
+        std::fs::create_dir_all(dir).map_err(|e| Error::file("make log directory", dir, e))?;
+    }
+    let mut options = File::options();
+    options.create(true).append(true).mode(0o640);
+    options.open(path).map_err(|e| Error::file("open log", path, e))
+}
+
+/// How much could be written.
+fn write_some(file: &mut impl Write, mut bytes: &[u8]) -> usize {
+    let all = bytes.len();
+    while !bytes.is_empty() {
+        match file.write(bytes) {
+            Ok(0) => break,
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    all - bytes.len()
+}
+
+fn count(lines: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', lines).count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_appends_and_reopens() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pod/0.log");
+        let mut log = LogFile::open(&path).unwrap();
+        log.write(b"one\n");
+        std::fs::rename(&path, dir.path().join("old")).unwrap();
+        log.write(b"two\n");
+        assert!(!path.exists());
+        log.reopen().unwrap();
+        log.write(b"three\n");
+        assert_eq!(std::fs::read(dir.path().join("old")).unwrap(), b"one\ntwo\n");
+        assert_eq!(std::fs::read(&path).unwrap(), b"three\n");
+        log.reopen().unwrap();
+        log.write(b"four\n");
+        assert_eq!(std::fs::read(&path).unwrap(), b"three\nfour\n");
+        assert_eq!(log.dropped(), 0);
+    }
+
+    #[test]
+    fn a_failed_reopen_keeps_the_old_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let mut log = LogFile::open(&path).unwrap();
+        std::fs::rename(&path, dir.path().join("old")).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        log.reopen().unwrap_err();
+        log.write(b"still here\n");
+        assert_eq!(std::fs::read(dir.path().join("old")).unwrap(), b"still here\n");
+    }
+
+    #[test]
+    fn a_full_disk_drops_whole_lines_and_counts_them() {
+        // /dev/full answers ENOSPC to every write.
+        let mut log = LogFile::open(Path::new("/dev/full")).unwrap();
+        log.write(b"one\ntwo\n");
+        log.write(b"three\n");
+        assert_eq!(log.dropped(), 3);
+    }
+}

@@ -1,0 +1,273 @@
+//! The cgroup of a container: who is in it, and the certainty that nobody is any more.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use berth_cgroup::{
+    Cgroup, Cgroups, Controller, DeviceIo, Extent, HugepageLimit, Pressures, Resources, Stats,
+    Throttling, Version,
+};
+use berth_sys::{Pid, Signal};
+
+use crate::error::{Error, Result};
+use crate::runtime::Runtime;
+
+/// One attempt to kill all holds up everything else in this process: hence short, and repeated.
+const ATTEMPT: Duration = Duration::from_millis(10);
+/// The longest interval between two attempts.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The cgroup of a container.
+#[derive(Clone, Debug)]
+pub struct Place {
+    cgroup: Cgroup,
+    version: Version,
+}
+
+impl Place {
+    /// The cgroup that a process is in, as the kernel says: what was asked for and what a runtime
+    /// made of it need not be the same. `None` if that is our own cgroup, or the root.
+    pub(crate) fn of(cgroups: &Cgroups, pid: Pid) -> Result<Option<Self>> {
+        let path = membership(cgroups.version(), &pid.as_raw_pid().to_string());
+        let own = membership(cgroups.version(), "self");
+        match path {
+            Some(path) if Some(&path) != own.as_ref() && path != "/" => {
+                Self::at(cgroups, Path::new(&path)).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The cgroup of this name below each hierarchy's root.
+    pub fn at(cgroups: &Cgroups, path: &Path) -> Result<Self> {
+        let cgroup = cgroups.at(&path.to_string_lossy())?;
+        Ok(Self { cgroup, version: cgroups.version() })
+    }
+
+    /// Its name.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(self.cgroup.path().as_str())
+    }
+
+    /// All that the kernel counts for it.
+    pub fn figures(&self) -> Result<Figures> {
+        Ok(Figures {
+            version: self.version,
+            stats: self.cgroup.stats()?,
+            throttling: self.cgroup.throttling()?,
+            memory: self.cgroup.memory_stat()?,
+            io: self.cgroup.io()?,
+            pressures: self.cgroup.pressures()?,
+            oom_kills: self.oom_kills(),
+        })
+    }
+
+    /// Kills everything in it until nothing is left, however long that takes: the end of a
+    /// container is not reported before.
+    pub(crate) async fn settle(&self) {
+        let mut interval = ATTEMPT;
+        loop {
+            match self.cgroup.kill(ATTEMPT) {
+                Ok(remaining) if remaining.is_empty() => return,
+                // A cgroup that we may not kill in (our own), or that cannot be read any more.
+                Err(_) => return,
+                Ok(_) => tokio::time::sleep(interval).await,
+            }
+            interval = (interval * 2).min(PATIENCE);
+        }
+    }
+
+    /// Kills everything in it once, without waiting for the result. Frozen processes are thawed.
+    pub(crate) fn strike(&self) {
+        // Whoever waits for the end settles it, and meets the same error.
+        let _ = self.cgroup.kill(Duration::ZERO);
+    }
+
+    /// Sends a signal to all processes but one.
+    pub(crate) fn signal_others(&self, signal: Signal, except: Pid) {
+        for pid in self.cgroup.processes().unwrap_or_default() {
+            if pid != except
+                && let Ok(pidfd) = berth_sys::pidfd::open(pid)
+            {
+                // A process that has gone meanwhile needs no signal.
+                let _ = berth_sys::pidfd::send(pidfd, signal);
+            }
+        }
+    }
+
+    /// The processes in it.
+    pub(crate) fn pids(&self) -> Result<Vec<u32>> {
+        let pids = self.cgroup.processes()?;
+        Ok(pids.into_iter().map(|pid| pid.as_raw_pid().cast_unsigned()).collect())
+    }
+
+    /// Who is still there, in what state, waiting where; `None` if nobody.
+    pub(crate) fn survivors(&self) -> Option<String> {
+        let who: Vec<String> = self
+            .cgroup
+            .processes()
+            .ok()?
+            .into_iter()
+            .filter_map(|pid| {
+                let stat = berth_sys::process::stat(pid).ok()?;
+                let at = berth_sys::process::wait_channel(pid).unwrap_or_default();
+                let state = stat.state.letter();
+                Some(format!("pid {} ({}) state {state} in {at}", stat.pid, stat.name))
+            })
+            .collect();
+        (!who.is_empty()).then(|| who.join(", "))
+    }
+
+    /// How many processes the kernel has killed in it for want of memory.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        // Without a memory controller there is no such death.
+        self.cgroup.oom_kills().unwrap_or(0)
+    }
+
+    /// Applies what `runtime update` has no words for: huge pages and unified.
+    pub(crate) fn apply_rest(&self, resources: &[u8]) -> Result<()> {
+        let rest: Rest = serde_json::from_slice(resources)
+            .map_err(|source| Error::Json { what: "resources".to_owned(), source })?;
+        if rest.hugepage_limits.is_empty() && rest.unified.is_empty() {
+            return Ok(());
+        }
+        Ok(self.cgroup.apply(&rest.resources())?)
+    }
+
+    /// A cgroup below it for one exec; `None` if it cannot be made.
+    pub(crate) fn sub(&self, name: &str) -> Option<SubPlace> {
+        let cgroup = self.cgroup.child(name).ok()?;
+        // Only where membership is needed: a memory cgroup per exec would split the accounting, and
+        // outlive the exec for as long as a page that it touched stays cached.
+        cgroup.create(Extent::Only(&[Controller::Freezer])).ok()?;
+        Some(SubPlace { cgroup, version: self.version, name: name.to_owned() })
+    }
+
+    /// Kills a process and its descendants, where there is no cgroup to tell them by.
+    pub(crate) fn kill_tree(root: Pid, over: bool) -> bool {
+        let mut pending = if over { Vec::new() } else { vec![root] };
+        let mut killed = false;
+        while let Some(pid) = pending.pop() {
+            pending.extend(berth_sys::process::children(pid).unwrap_or_default());
+            killed |= berth_sys::signal::send(pid, Signal::KILL).is_ok();
+        }
+        killed
+    }
+}
+
+/// What was counted for a cgroup, with all below it.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// Which interface it was read by.
+    pub version: Version,
+    /// Processor, memory, swap, tasks.
+    pub stats: Stats,
+    /// What a processor quota did.
+    pub throttling: Option<Throttling>,
+    /// The lines of `memory.stat`.
+    pub memory: Vec<(String, u64)>,
+    /// Block I/O by device.
+    pub io: Vec<DeviceIo>,
+    /// Pressure stall information.
+    pub pressures: Option<Pressures>,
+    /// Processes killed for want of memory.
+    pub oom_kills: u64,
+}
+
+/// The cgroup of an exec.
+#[derive(Debug)]
+pub(crate) struct SubPlace {
+    cgroup: Cgroup,
+    version: Version,
+    name: String,
+}
+
+impl SubPlace {
+    /// How `exec --cgroup` is to be told; `None` if this runtime cannot be told: crun on v1 looks
+    /// for the name in every hierarchy and leaves the process outside the container in the others.
+    pub(crate) fn argument(&self, runtime: &Runtime) -> Option<String> {
+        match (self.version, runtime.is_runc()) {
+            (Version::V2, _) => Some(self.name.clone()),
+            (Version::V1, true) => Some(format!("freezer:{}", self.name)),
+            (Version::V1, false) => None,
+        }
+    }
+
+    /// Moves a process in from outside; what it has started before is not caught.
+    pub(crate) fn take_in(&self, pid: Pid) {
+        // A process that is dead already needs no cgroup.
+        let _ = self.cgroup.admit(pid);
+    }
+
+    /// Kills everything in it. False if nobody was there.
+    pub(crate) async fn kill_all(&self, id: &str) -> Result<bool> {
+        if self.cgroup.processes().is_ok_and(|pids| pids.is_empty()) {
+            return Ok(false);
+        }
+        let mut interval = ATTEMPT;
+        let mut waited = Duration::ZERO;
+        loop {
+            let remaining = self.cgroup.kill(ATTEMPT)?;
+            if remaining.is_empty() {
+                return Ok(true);
+            }
+            if waited > PATIENCE * 5 {
+                let who: Vec<String> = remaining.iter().map(ToString::to_string).collect();
+                return Err(Error::Undying { id: id.to_owned(), who: who.join(", ") });
+            }
+            tokio::time::sleep(interval).await;
+            waited += interval;
+            interval = (interval * 2).min(PATIENCE);
+        }
+    }
+
+    pub(crate) fn remove_if_empty(&self) {
+        // Populated: it goes with the container.
+        let _ = self.cgroup.remove(Duration::ZERO);
+    }
+}
+
+/// The parts of `linux.resources` that the shim applies itself.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Rest {
+    hugepage_limits: Vec<Hugepage>,
+    unified: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Hugepage {
+    page_size: String,
+    limit: u64,
+}
+
+impl Rest {
+    fn resources(self) -> Resources {
+        let page = |page: Hugepage| HugepageLimit { page_size: page.page_size, limit: page.limit };
+        Resources {
+            hugepages: self.hugepage_limits.into_iter().map(page).collect(),
+            unified: self.unified,
+            ..Resources::default()
+        }
+    }
+}
+
+/// The path of a process's cgroup: on v1 in the memory hierarchy, or else the first one in which it
+/// is not at the root.
+fn membership(version: Version, process: &str) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
+    let mut lines = text.lines().filter_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        rest.split_once(':')
+    });
+    match version {
+        Version::V2 => lines.find(|(names, _)| names.is_empty()).map(|(_, path)| path.to_owned()),
+        Version::V1 => {
+            let memory = |names: &str| names.split(',').any(|name| name == "memory");
+            let all: Vec<_> = lines.filter(|(names, _)| !names.is_empty()).collect();
+            let found = all.iter().find(|(names, _)| memory(names));
+            found.or(all.first()).map(|(_, path)| (*path).to_owned())
+        }
+    }
+}

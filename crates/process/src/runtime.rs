@@ -1,0 +1,326 @@
+//! Driving an OCI runtime by its command line.
+//!
+//! Whether a container exists is decided from the runtime's root directory and never from what it
+//! prints: the text differs between runtimes and versions.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use berth_sys::Pid;
+use berth_sys::spawn::Spawn;
+use serde::{Deserialize, Serialize};
+
+use crate::command::{self, Memory};
+use crate::error::{Error, Result};
+use crate::reaper::Reaper;
+
+/// Creating may have to wait for a slow disk or a busy node.
+const CREATE: Duration = Duration::from_secs(60);
+/// Everything else is a matter of milliseconds.
+const OTHER: Duration = Duration::from_secs(20);
+/// A checkpoint writes the container's whole memory.
+const CHECKPOINT: Duration = Duration::from_secs(300);
+
+/// Which runtime to drive and how. Saved in the bundle for `delete` after the shim's death.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeOptions {
+    /// Its path.
+    pub binary: PathBuf,
+    /// Its state directory.
+    pub root: PathBuf,
+    /// Whether cgroups are made by systemd.
+    #[serde(default)]
+    pub systemd_cgroup: bool,
+}
+
+/// Where runtimes are looked for when none is named.
+const KNOWN: [&str; 2] = ["crun", "runc"];
+
+impl RuntimeOptions {
+    /// Fills in what a caller left empty: the first known runtime on PATH, and a root of our own.
+    pub fn resolve(binary: &str, root: &str, systemd_cgroup: bool, state: &Path) -> Result<Self> {
+        let binary = if binary.is_empty() {
+            KNOWN.iter().find_map(|name| on_path(name)).ok_or_else(|| {
+                Error::Invalid(format!("no OCI runtime on PATH: install one of {KNOWN:?}"))
+            })?
+        } else if binary.contains('/') {
+            PathBuf::from(binary)
+        } else {
+            on_path(binary)
+                .ok_or_else(|| Error::Invalid(format!("OCI runtime {binary:?} is not on PATH")))?
+        };
+        // Two runtimes must not share a root: their state files differ.
+        let name = binary.file_name().unwrap_or(binary.as_os_str());
+        let root = if root.is_empty() { state.join("oci").join(name) } else { PathBuf::from(root) };
+        Ok(Self { binary, root, systemd_cgroup })
+    }
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.is_file())
+}
+
+/// The standard streams that a container or exec starts with; `None` is /dev/null.
+pub(crate) type Streams = [Option<OwnedFd>; 3];
+
+/// A runtime that can be told what to do.
+#[derive(Debug)]
+pub(crate) struct Runtime {
+    options: RuntimeOptions,
+    reaper: Arc<Reaper>,
+    calls: AtomicU64,
+}
+
+/// One call: the subcommand, its container, and where its messages go.
+struct Call<'a> {
+    verb: &'static str,
+    id: &'a str,
+    bundle: &'a Path,
+    limit: Duration,
+}
+
+/// What `exec` needs to know.
+pub(crate) struct ExecCall<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) bundle: &'a Path,
+    /// The JSON of the process.
+    pub(crate) process: &'a Path,
+    pub(crate) pid_file: &'a Path,
+    pub(crate) console: Option<&'a Path>,
+    /// `--cgroup`, in the form this runtime takes.
+    pub(crate) cgroup: Option<String>,
+}
+
+impl Runtime {
+    pub(crate) fn new(options: RuntimeOptions, reaper: Arc<Reaper>) -> Self {
+        Self { options, reaper, calls: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn options(&self) -> &RuntimeOptions {
+        &self.options
+    }
+
+    pub(crate) fn reaper(&self) -> &Arc<Reaper> {
+        &self.reaper
+    }
+
+    /// Whether the runtime keeps a state of this container.
+    pub(crate) fn knows(&self, id: &str) -> bool {
+        self.options.root.join(id).exists()
+    }
+
+    /// Whether this is runc, by its file name: the two differ in what `exec --cgroup` means.
+    pub(crate) fn is_runc(&self) -> bool {
+        self.options.binary.file_name().is_some_and(|name| name == "runc")
+    }
+
+    pub(crate) async fn create(
+        &self,
+        id: &str,
+        bundle: &Path,
+        console: Option<&Path>,
+        streams: Streams,
+    ) -> Result<Pid> {
+        let call = Call { verb: "create", id, bundle, limit: CREATE };
+        let pid_file = bundle.join("init.pid");
+        let _ = std::fs::remove_file(&pid_file);
+        let mut args =
+            vec!["--bundle".into(), bundle.into(), "--pid-file".into(), pid_file.clone()];
+        if let Some(console) = console {
+            args.extend(["--console-socket".into(), console.to_owned()]);
+        }
+        args.push(id.into());
+        self.call(&call, args, Io::Process(streams)).await?;
+        read_pid(&pid_file)
+    }
+
+    pub(crate) async fn start(&self, id: &str, bundle: &Path) -> Result<()> {
+        let call = Call { verb: "start", id, bundle, limit: CREATE };
+        self.call(&call, vec![id.into()], Io::Own(None)).await
+    }
+
+    pub(crate) async fn exec(&self, exec: ExecCall<'_>, streams: Streams) -> Result<Pid> {
+        let call = Call { verb: "exec", id: exec.id, bundle: exec.bundle, limit: CREATE };
+        let _ = std::fs::remove_file(exec.pid_file);
+        let mut args: Vec<PathBuf> = vec!["--detach".into()];
+        args.extend(["--process".into(), exec.process.to_owned()]);
+        args.extend(["--pid-file".into(), exec.pid_file.to_owned()]);
+        if let Some(console) = exec.console {
+            args.extend(["--console-socket".into(), console.to_owned()]);
+        }
+        if let Some(cgroup) = exec.cgroup {
+            args.extend(["--cgroup".into(), cgroup.into()]);
+        }
+        args.push(exec.id.into());
+        self.call(&call, args, Io::Process(streams)).await?;
+        read_pid(exec.pid_file)
+    }
+
+    /// Removes the container, whatever its state; absent is fine.
+    pub(crate) async fn delete(&self, id: &str, bundle: &Path) -> Result<()> {
+        if !self.knows(id) {
+            return Ok(());
+        }
+        let call = Call { verb: "delete", id, bundle, limit: CREATE };
+        let done = self.call(&call, vec!["--force".into(), id.into()], Io::Own(None)).await;
+        if self.knows(id) { done } else { Ok(()) }
+    }
+
+    pub(crate) async fn pause(&self, id: &str, bundle: &Path) -> Result<()> {
+        let call = Call { verb: "pause", id, bundle, limit: OTHER };
+        self.call(&call, vec![id.into()], Io::Own(None)).await
+    }
+
+    pub(crate) async fn resume(&self, id: &str, bundle: &Path) -> Result<()> {
+        let call = Call { verb: "resume", id, bundle, limit: OTHER };
+        self.call(&call, vec![id.into()], Io::Own(None)).await
+    }
+
+    /// Applies resources, given as the JSON of the OCI spec's `linux.resources`.
+    pub(crate) async fn update(&self, id: &str, bundle: &Path, resources: &[u8]) -> Result<()> {
+        let call = Call { verb: "update", id, bundle, limit: OTHER };
+        let args = vec!["--resources".into(), "-".into(), id.into()];
+        self.call(&call, args, Io::Own(Some(Memory::holding(resources)?))).await
+    }
+
+    pub(crate) async fn checkpoint(
+        &self,
+        id: &str,
+        bundle: &Path,
+        args: Vec<PathBuf>,
+    ) -> Result<()> {
+        let call = Call { verb: "checkpoint", id, bundle, limit: CHECKPOINT };
+        self.call(&call, args, Io::Own(None)).await
+    }
+
+    async fn call(&self, call: &Call<'_>, args: Vec<PathBuf>, io: Io) -> Result<()> {
+        let serial = self.calls.fetch_add(1, Ordering::Relaxed);
+        let log = call.bundle.join(format!("runtime-{serial}.json"));
+        let program = self.program(call, &log).args(args);
+        let (program, said) = io.give_to(program)?;
+        let outcome = command::run(&self.reaper, program, call.limit).await;
+        let logged = last_error(&log);
+        let _ = std::fs::remove_file(&log);
+        let message = match outcome? {
+            Some(0) => return Ok(()),
+            None => {
+                let (what, id, limit) = (call.verb, call.id.to_owned(), call.limit);
+                return Err(Error::TimedOut { what, id, limit });
+            }
+            Some(code) => logged
+                .or_else(|| said.and_then(Memory::last_line))
+                .unwrap_or_else(|| format!("exit code {code}")),
+        };
+        let runtime = self.options.binary.display().to_string();
+        Err(Error::Runtime { runtime, verb: call.verb, id: call.id.to_owned(), message })
+    }
+
+    fn program(&self, call: &Call<'_>, log: &Path) -> Spawn {
+        let mut program = Spawn::new(&self.options.binary)
+            .arg("--root")
+            .arg(&self.options.root)
+            .args(["--log-format", "json", "--log"])
+            .arg(log)
+            .cwd(call.bundle);
+        if let Some(path) = std::env::var_os("PATH") {
+            program = program.env("PATH", path);
+        }
+        if self.options.systemd_cgroup {
+            program = program.arg("--systemd-cgroup");
+        }
+        program.arg(call.verb)
+    }
+}
+
+/// Whose standard streams a command gets.
+enum Io {
+    /// Those of the process that it starts: not ours to read.
+    Process(Streams),
+    /// Its own: some input, and what it says is kept.
+    Own(Option<OwnedFd>),
+}
+
+impl Io {
+    fn give_to(self, mut program: Spawn) -> Result<(Spawn, Option<Memory>)> {
+        match self {
+            Self::Process([stdin, stdout, stderr]) => {
+                if let Some(fd) = stdin {
+                    program = program.stdin(fd);
+                }
+                if let Some(fd) = stdout {
+                    program = program.stdout(fd);
+                }
+                if let Some(fd) = stderr {
+                    program = program.stderr(fd);
+                }
+                Ok((program, None))
+            }
+            Self::Own(stdin) => {
+                if let Some(fd) = stdin {
+                    program = program.stdin(fd);
+                }
+                let said = Memory::new()?;
+                Ok((program.stderr(said.share()?), Some(said)))
+            }
+        }
+    }
+}
+
+fn read_pid(file: &Path) -> Result<Pid> {
+    let text = std::fs::read_to_string(file).map_err(|e| Error::file("read", file, e))?;
+    let _ = std::fs::remove_file(file);
+    text.trim().parse().ok().and_then(Pid::from_raw).ok_or_else(|| {
+        Error::Invalid(format!("{}: {:?} is not a process id", file.display(), text.trim()))
+    })
+}
+
+/// The message of the last error in a runtime's JSON log.
+fn last_error(log: &Path) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Line {
+        #[serde(default)]
+        level: String,
+        msg: String,
+    }
+    let text = std::fs::read_to_string(log).ok()?;
+    let lines: Vec<Line> = text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
+    let error = lines.iter().rfind(|line| matches!(line.level.as_str(), "error" | "fatal"));
+    error.or(lines.last()).map(|line| line.msg.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_error_of_a_log_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        assert_eq!(last_error(&log), None);
+        std::fs::write(
+            &log,
+            "{\"level\":\"error\",\"msg\":\"first\"}\n\
+             {\"level\":\"error\",\"msg\":\"exec: \\\"nope\\\": not found\",\"time\":\"x\"}\n\
+             {\"level\":\"warning\",\"msg\":\"by the way\"}\nnot json\n",
+        )
+        .unwrap();
+        assert_eq!(last_error(&log).unwrap(), "exec: \"nope\": not found");
+        std::fs::write(&log, "{\"msg\":\"crun has no levels\"}\n").unwrap();
+        assert_eq!(last_error(&log).unwrap(), "crun has no levels");
+    }
+
+    #[test]
+    fn each_runtime_gets_a_root_of_its_own() {
+        let state = Path::new("/run/berth");
+        let crun = RuntimeOptions::resolve("/opt/crun", "", false, state).unwrap();
+        assert_eq!(crun.root, Path::new("/run/berth/oci/crun"));
+        let named = RuntimeOptions::resolve("/opt/crun", "/r", true, state).unwrap();
+        assert_eq!((named.root.as_path(), named.systemd_cgroup), (Path::new("/r"), true));
+        let error = RuntimeOptions::resolve("no-such-runtime", "", false, state).unwrap_err();
+        assert_eq!(error.kind(), crate::Kind::Invalid);
+    }
+}

@@ -1,0 +1,330 @@
+//! All containers that one shim answers for.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use berth_cgroup::Cgroups;
+
+use crate::bundle::Traces;
+use crate::container::{Container, ContainerRequest, Shared};
+use crate::error::{Error, Result};
+use crate::exec::{Exec, ExecRequest};
+use crate::place::Place;
+use crate::process::{Ended, Life, Phase};
+use crate::pump::{Buffers, lock};
+use crate::reaper::Reaper;
+use crate::rootfs;
+use crate::runtime::{Runtime, RuntimeOptions};
+use crate::stdio::Ends;
+
+/// A container, or an exec in it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// The container.
+    pub container: String,
+    /// The exec; `None` is the container's init.
+    pub exec: Option<String>,
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.exec {
+            None => f.write_str(&self.container),
+            Some(exec) => write!(f, "{exec} in {}", self.container),
+        }
+    }
+}
+
+/// Where a process stands, as a client is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Made, its program not started.
+    Created,
+    /// It runs.
+    Running,
+    /// It is frozen.
+    Paused,
+    /// It is over.
+    Stopped,
+}
+
+/// What is known of a process.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The container's bundle.
+    pub bundle: PathBuf,
+    /// Its pid; 0 if it has none yet.
+    pub pid: u32,
+    /// When its container was made.
+    pub created: SystemTime,
+    /// Where it stands.
+    pub status: Status,
+    /// Its streams.
+    pub ends: Ends,
+    /// How it ended, if it has.
+    pub ended: Option<Ended>,
+}
+
+/// A process in a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its pid.
+    pub pid: u32,
+    /// The exec that it is the first process of, if it is.
+    pub exec: Option<String>,
+}
+
+/// The containers of one shim.
+#[derive(Debug)]
+pub struct Tasks {
+    reaper: Arc<Reaper>,
+    buffers: Arc<Buffers>,
+    cgroups: Cgroups,
+    sockets: PathBuf,
+    containers: Mutex<BTreeMap<String, Slot>>,
+}
+
+#[derive(Clone, Debug)]
+enum Slot {
+    /// Somebody is making it.
+    Making(Box<ContainerRequest>),
+    Made(Arc<Container>),
+}
+
+enum Found {
+    Init(Arc<Container>),
+    Exec(Arc<Container>, Arc<Exec>),
+}
+
+impl Found {
+    fn life(&self) -> &Life {
+        match self {
+            Self::Init(container) => container.life(),
+            Self::Exec(_, exec) => exec.life(),
+        }
+    }
+}
+
+impl Tasks {
+    /// No container yet. `sockets` is the beginning of the paths of console sockets.
+    pub fn new(reaper: Arc<Reaper>, cgroups: Cgroups, sockets: PathBuf) -> Self {
+        Self { reaper, buffers: Arc::default(), cgroups, sockets, containers: Mutex::default() }
+    }
+
+    /// Whether there is no container.
+    pub fn is_empty(&self) -> bool {
+        lock(&self.containers).is_empty()
+    }
+
+    /// The ids of all containers.
+    pub fn ids(&self) -> Vec<String> {
+        lock(&self.containers).keys().cloned().collect()
+    }
+
+    /// Makes a container; answers its pid.
+    ///
+    /// # Errors
+    /// Exists if there is one of this id made by the same request; WrongState if the request was
+    /// another.
+    pub async fn create(&self, request: ContainerRequest, options: RuntimeOptions) -> Result<u32> {
+        self.reserve(&request)?;
+        let id = request.id.clone();
+        let shared = Shared {
+            runtime: Arc::new(Runtime::new(options, Arc::clone(&self.reaper))),
+            buffers: Arc::clone(&self.buffers),
+            cgroups: self.cgroups.clone(),
+            sockets: self.sockets.clone(),
+        };
+        match Container::create(request, shared).await {
+            Ok(container) => {
+                let pid = container.pid();
+                lock(&self.containers).insert(id, Slot::Made(container));
+                Ok(pid)
+            }
+            Err(error) => {
+                lock(&self.containers).remove(&id);
+                Err(error)
+            }
+        }
+    }
+
+    fn reserve(&self, request: &ContainerRequest) -> Result<()> {
+        let mut containers = lock(&self.containers);
+        let there = match containers.get(&request.id) {
+            None => {
+                let slot = Slot::Making(Box::new(request.clone()));
+                containers.insert(request.id.clone(), slot);
+                return Ok(());
+            }
+            Some(Slot::Making(there)) => there.as_ref(),
+            Some(Slot::Made(container)) => container.request(),
+        };
+        if there == request {
+            return Err(Error::Exists { what: "container", id: request.id.clone() });
+        }
+        Err(Error::state("create", &request.id, "a container made otherwise has this id"))
+    }
+
+    /// Starts a container or exec; answers its pid.
+    pub async fn start(&self, target: &Target) -> Result<u32> {
+        match self.find(target)? {
+            Found::Init(container) => container.start().await,
+            Found::Exec(container, exec) => exec.start(&container).await,
+        }
+    }
+
+    /// Adds an exec, to be started.
+    pub fn add_exec(&self, container: &str, request: ExecRequest) -> Result<()> {
+        self.container(container)?.add_exec(request)
+    }
+
+    /// Sends a signal.
+    pub async fn kill(&self, target: &Target, signal: u32, all: bool) -> Result<()> {
+        match self.find(target)? {
+            Found::Init(container) => container.kill(signal, all).await,
+            Found::Exec(_, exec) => exec.kill(signal).await,
+        }
+    }
+
+    /// Waits for the end of a container or exec; it may be waited for before its start.
+    pub async fn wait(&self, target: &Target) -> Result<Ended> {
+        let found = self.find(target)?;
+        found
+            .life()
+            .wait()
+            .await
+            .ok_or_else(|| Error::state("wait for", target.to_string(), "its start failed"))
+    }
+
+    /// What is known of a container or exec.
+    pub fn facts(&self, target: &Target) -> Result<Facts> {
+        let found = self.find(target)?;
+        let (container, pid, ends) = match &found {
+            Found::Init(container) => (container, container.pid(), &container.request().ends),
+            Found::Exec(container, exec) => (container, exec.pid(), exec.ends()),
+        };
+        let status = match found.life().phase() {
+            Phase::Ready => Status::Created,
+            Phase::Ended(_) | Phase::Failed => Status::Stopped,
+            Phase::Starting | Phase::Running if container.is_paused() => Status::Paused,
+            Phase::Starting => Status::Created,
+            Phase::Running => Status::Running,
+        };
+        let ended = found.life().ended();
+        let (bundle, created) = (container.bundle().to_owned(), container.created());
+        Ok(Facts { bundle, pid, created, status, ends: ends.clone(), ended })
+    }
+
+    /// Removes an ended container or exec. `None`: it was an exec that never ran.
+    pub async fn delete(&self, target: &Target) -> Result<(u32, Option<Ended>)> {
+        match self.find(target)? {
+            Found::Init(container) => {
+                let ended = container.delete().await?;
+                lock(&self.containers).remove(&target.container);
+                Ok((container.pid(), Some(ended)))
+            }
+            Found::Exec(container, exec) => {
+                let id = target.exec.as_deref().unwrap_or_default();
+                Ok((exec.pid(), container.remove_exec(id)?))
+            }
+        }
+    }
+
+    /// Sets the size of a terminal.
+    pub fn resize(&self, target: &Target, columns: u32, rows: u32) -> Result<()> {
+        self.find(target)?.life().resize(&target.to_string(), columns, rows)
+    }
+
+    /// Closes the shim's hold on stdin: when its writer closes too, the process sees the end.
+    pub fn close_stdin(&self, target: &Target) -> Result<()> {
+        lock(&self.find(target)?.life().stdio).close_stdin();
+        Ok(())
+    }
+
+    /// Opens a container's log anew.
+    pub fn reopen_log(&self, container: &str) -> Result<()> {
+        let container = self.container(container)?;
+        let stdio = lock(&container.life().stdio);
+        stdio.reopen_logs()
+    }
+
+    /// Freezes a container.
+    pub async fn pause(&self, container: &str) -> Result<()> {
+        self.container(container)?.pause().await
+    }
+
+    /// Thaws a container.
+    pub async fn resume(&self, container: &str) -> Result<()> {
+        self.container(container)?.resume().await
+    }
+
+    /// Applies resources: JSON of the OCI spec's `linux.resources`.
+    pub async fn update(&self, container: &str, resources: &[u8]) -> Result<()> {
+        self.container(container)?.update(resources).await
+    }
+
+    /// Writes a container's state to a directory.
+    pub async fn checkpoint(
+        &self,
+        container: &str,
+        path: &Path,
+        leave_running: bool,
+    ) -> Result<()> {
+        self.container(container)?.checkpoint(path, leave_running).await
+    }
+
+    /// The processes of a container.
+    pub fn members(&self, container: &str) -> Result<Vec<Member>> {
+        let container = self.container(container)?;
+        let execs = container.exec_pids();
+        let pids = match container.place() {
+            Some(place) => place.pids()?,
+            None => vec![container.pid()],
+        };
+        let exec = |pid| execs.iter().find(|(_, exec)| *exec == pid).map(|(id, _)| id.clone());
+        Ok(pids.into_iter().map(|pid| Member { pid, exec: exec(pid) }).collect())
+    }
+
+    /// The cgroup of a container, for its figures.
+    pub fn place(&self, container: &str) -> Result<Place> {
+        let found = self.container(container)?;
+        found.place().cloned().ok_or_else(|| {
+            Error::state("measure", container, "the runtime gave it no cgroup of its own")
+        })
+    }
+
+    fn container(&self, id: &str) -> Result<Arc<Container>> {
+        match lock(&self.containers).get(id) {
+            Some(Slot::Made(container)) => Ok(Arc::clone(container)),
+            Some(Slot::Making(_)) => Err(Error::state("use", id, "it is still being created")),
+            None => Err(Error::NotFound { what: "container", id: id.to_owned() }),
+        }
+    }
+
+    fn find(&self, target: &Target) -> Result<Found> {
+        let container = self.container(&target.container)?;
+        match &target.exec {
+            None => Ok(Found::Init(container)),
+            Some(id) => {
+                let exec = container.exec(id)?;
+                Ok(Found::Exec(container, exec))
+            }
+        }
+    }
+}
+
+/// Removes what a dead shim left of a container: its processes, the runtime's state, the mount.
+/// Nothing left is fine.
+pub async fn clean_up(reaper: &Arc<Reaper>, id: &str, bundle: &Path) -> Result<()> {
+    let root = crate::bundle::Config::read(bundle)
+        .map_or_else(|_| bundle.join("rootfs"), |config| config.rootfs(bundle));
+    if let Some(traces) = Traces::load(bundle) {
+        if let Some(path) = &traces.cgroup {
+            Place::at(&Cgroups::detect()?, path)?.settle().await;
+        }
+        Runtime::new(traces.runtime, Arc::clone(reaper)).delete(id, bundle).await?;
+    }
+    rootfs::unmount(&root)
+}

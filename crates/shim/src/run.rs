@@ -1,0 +1,107 @@
+//! The command line's verbs.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use berth_process::Reaper;
+use berth_proto::{task_v3, types};
+use protobuf::{Message, MessageField};
+
+use crate::arguments::{Action, Arguments};
+use crate::bootstrap::{self, Sockets};
+use crate::error::{Error, Result};
+use crate::messages::timestamp;
+use crate::runtime::{Context, RuntimeFactory, TaskOptions};
+use crate::serve::{self, Inherited};
+
+/// What a container that was cleaned up after its shim is said to have ended with: SIGKILL.
+const KILLED: u32 = 137;
+
+/// The main function of a shim.
+pub fn run<F: RuntimeFactory>() -> ExitCode {
+    match perform::<F>() {
+        Ok(answer) => match std::io::stdout().write_all(&answer) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform<F: RuntimeFactory>() -> Result<Vec<u8>> {
+    let arguments = Arguments::parse(std::env::args().skip(1))?;
+    match arguments.action {
+        Action::Start => bootstrap::start(&arguments),
+        Action::Delete => runtime()?.block_on(delete::<F>(&arguments)),
+        Action::Serve => runtime()?.block_on(server::<F>(arguments)).map(|()| Vec::new()),
+        Action::Info => info::<F>(),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::file("make", "event loop", e))
+}
+
+async fn server<F: RuntimeFactory>(arguments: Arguments) -> Result<()> {
+    let inherited = inherited()?;
+    // A session of its own: no terminal's signals. It fails only if we lead one already.
+    let _ = rustix::process::setsid();
+    let state = bootstrap::state(&arguments);
+    let sockets = Sockets::of(&state, &arguments.namespace, &arguments.id);
+    let (binary, root, systemd_cgroup) = arguments.runtime.clone();
+    let context = Context {
+        id: arguments.id.clone(),
+        bundle: bootstrap::bundle(&arguments)?,
+        state,
+        sockets: sockets.others,
+        options: TaskOptions { binary, root, systemd_cgroup },
+    };
+    serve::serve::<F>(context, inherited, &arguments.namespace, &sockets.server).await
+}
+
+/// Takes the listener and the pipe off stdin and stdout, where `start` put them, and leaves
+/// /dev/null there.
+fn inherited() -> Result<Inherited> {
+    let take = || -> std::io::Result<Inherited> {
+        let listener = rustix::stdio::stdin().try_clone_to_owned()?;
+        let ready = rustix::stdio::stdout().try_clone_to_owned()?;
+        let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+        rustix::stdio::dup2_stdin(&null)?;
+        rustix::stdio::dup2_stdout(&null)?;
+        Ok(Inherited { listener: listener.into(), ready })
+    };
+    take().map_err(|e| Error::file("take over", "stdin and stdout", e))
+}
+
+async fn delete<F: RuntimeFactory>(arguments: &Arguments) -> Result<Vec<u8>> {
+    let bundle = bootstrap::bundle(arguments)?;
+    let reaper = Reaper::start()?;
+    F::clean_up(&arguments.id, &bundle, &reaper).await?;
+    // If this was the pod itself, its socket leads nowhere.
+    let state = bootstrap::state(arguments);
+    let _ = std::fs::remove_file(Sockets::of(&state, &arguments.namespace, &arguments.id).server);
+    let response = task_v3::DeleteResponse {
+        exit_status: KILLED,
+        exited_at: timestamp(SystemTime::now()),
+        ..Default::default()
+    };
+    Ok(response.write_to_bytes()?)
+}
+
+fn info<F: RuntimeFactory>() -> Result<Vec<u8>> {
+    let version =
+        types::RuntimeVersion { version: env!("CARGO_PKG_VERSION").into(), ..Default::default() };
+    let info = types::RuntimeInfo {
+        name: F::NAME.to_owned(),
+        version: MessageField::some(version),
+        ..Default::default()
+    };
+    Ok(info.write_to_bytes()?)
+}
