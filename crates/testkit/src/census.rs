@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -86,6 +86,26 @@ impl Census {
                 bail!("the leak census is not empty:\n{difference}");
             }
             // Closing and reaping end without an event that a test could wait for.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until no process, mount, link, address, rule or bound socket is there that this
+    /// census does not have. Files and empty cgroups of a daemon that was stopped may stay.
+    ///
+    /// # Errors
+    /// With the names of what is left.
+    pub fn no_more_processes(&self, node: &Node) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut left = self.difference(&Self::take(node)?);
+            left.more.retain(|name| !name.starts_with("file ") && !name.starts_with("cgroup "));
+            if left.more.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("the leak census is not empty:\n{left}");
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -284,5 +304,5 @@ fn unsteady(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.starts_with("last_reserved_ip")
         || [".db-wal", ".db-shm"].iter().any(|end| name.ends_with(end))
-        || PathBuf::from("/run/xtables.lock") == path
+        || path == Path::new("/run/xtables.lock")
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::network::{self, Families, Subnet};
 
@@ -18,6 +18,7 @@ pub struct Config {
     lines: Vec<String>,
     cgroup_root: String,
     files: Vec<(String, String)>,
+    stand_in: Option<(String, String)>,
 }
 
 impl Default for Config {
@@ -29,6 +30,7 @@ impl Default for Config {
             lines: Vec::new(),
             cgroup_root: String::new(),
             files: Vec::new(),
+            stand_in: None,
         }
     }
 }
@@ -55,6 +57,14 @@ impl Config {
         self
     }
 
+    /// The chain of CNI plugins ends with the testkit's stand-in of this directory; its program
+    /// is in `bin`.
+    #[must_use]
+    pub fn stand_in(mut self, dir: &Path, bin: &Path) -> Self {
+        self.stand_in = Some((dir.display().to_string(), bin.display().to_string()));
+        self
+    }
+
     /// Adds any file of the node, by its path below `/etc`.
     #[must_use]
     pub fn file(mut self, path: &str, text: &str) -> Self {
@@ -62,11 +72,23 @@ impl Config {
         self
     }
 
+    /// The pod network is configured from now on.
+    pub(crate) fn add_network(&mut self, subnet: Subnet) {
+        self.network = Some(network::conflist(subnet, self.families));
+    }
+
     /// Fills in what only the node knows.
     pub(crate) fn settle(&mut self, cgroup_root: &str, subnet: Subnet) -> Result<()> {
         cgroup_root.clone_into(&mut self.cgroup_root);
         if self.with_network && self.network.is_none() {
-            self.network = Some(network::conflist(subnet, self.families));
+            let mut list = network::conflist(subnet, self.families);
+            if let (Some((dir, _)), Some(plugins)) =
+                (&self.stand_in, list["plugins"].as_array_mut())
+            {
+                let capabilities = json!({"portMappings": true, "bandwidth": true});
+                plugins.push(json!({"type": "stand-in", "dir": dir, "capabilities": capabilities}));
+            }
+            self.network = Some(list);
         }
         Ok(())
     }
@@ -96,15 +118,23 @@ impl Config {
 
 impl Config {
     /// The daemon's command line, in an environment of its own.
-    pub(crate) fn serve(&self) -> Result<Command> {
+    ///
+    /// # Errors
+    /// If a binary is not built.
+    pub fn daemon(&self) -> Result<Command> {
+        let mut command = self.program()?;
+        command.arg("serve");
+        Ok(command)
+    }
+
+    /// Berth's command line without a command.
+    ///
+    /// # Errors
+    /// If a binary is not built.
+    pub fn program(&self) -> Result<Command> {
         let mut command = Command::new(crate::paths::daemon()?);
         let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", crate::paths::small()?.display());
-        command.arg("serve").env_clear().env("PATH", path).env("RUST_BACKTRACE", "1");
-        for name in ["BERTH_LOG", "RUST_LOG"] {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
-        }
+        command.env_clear().env("PATH", path).env("RUST_BACKTRACE", "1");
         Ok(command)
     }
 
@@ -114,9 +144,31 @@ impl Config {
         "/run/berth/berth.sock"
     }
 
-    fn berth(&self) -> Result<String> {
-        Ok(format!("cgroup_root = {:?}\n", self.cgroup_root))
+    /// Where CNI plugins are looked for.
+    #[must_use]
+    pub fn plugin_dirs(&self) -> Vec<String> {
+        let own = self.stand_in.iter().map(|(_, bin)| bin.clone());
+        own.chain([network::PLUGINS.to_owned()]).collect()
     }
+
+    fn berth(&self) -> Result<String> {
+        Ok(format!(
+            "[cgroups]\nparent = {:?}\n[network]\nbin_dirs = {:?}\n\
+             [pods]\nrestrict_oom_score_adj = {}\n",
+            format!("{}/berth", self.cgroup_root),
+            self.plugin_dirs(),
+            !may_lower_oom_scores()?
+        ))
+    }
+}
+
+/// Whether this process has CAP_SYS_RESOURCE: machines that are containers themselves do not.
+fn may_lower_oom_scores() -> Result<bool> {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    Ok(effective.context("a line CapEff")? & (1 << CAP_SYS_RESOURCE) != 0)
 }
 
 fn put(path: &Path, text: &str) -> Result<()> {

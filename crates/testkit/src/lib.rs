@@ -4,6 +4,7 @@
 //! Nothing here is part of the product, and nothing here knows its insides: it sees binaries,
 //! a socket, log lines and the kernel.
 
+pub mod bed;
 pub mod census;
 pub mod client;
 pub mod config;
@@ -19,6 +20,7 @@ pub mod node;
 pub mod parent;
 pub mod paths;
 pub mod place;
+pub mod plugin;
 pub mod push;
 pub mod registry;
 pub mod slot;

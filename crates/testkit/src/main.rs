@@ -25,6 +25,9 @@ enum Command {
         /// The node's directory on disk.
         disk: PathBuf,
     },
+    /// The stand-in CNI plugin; started by a daemon under test.
+    #[command(hide = true)]
+    Plugin,
     /// Follows a daemon and kills it at one line of its log; started by the crash harness.
     #[command(hide = true)]
     Trace {
@@ -45,6 +48,7 @@ fn main() -> Result<ExitCode> {
             return runtime.block_on(client.run()).map(ExitCode::from);
         }
         Command::Keeper { disk } => berth_testkit::keeper::run(&disk)?,
+        Command::Plugin => return berth_testkit::plugin::run().map(ExitCode::from),
         Command::Trace { pid, number, after } => {
             let side = if after { Side::After } else { Side::Before };
             berth_testkit::tracer::run(pid, number.map(|number| Strike { number, side }))?;

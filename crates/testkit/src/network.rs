@@ -80,53 +80,61 @@ pub fn conflist(subnet: Subnet, families: Families) -> Value {
     })
 }
 
+/// A configuration list and where its plugins are.
+struct Chain<'a> {
+    list: &'a Value,
+    dirs: &'a [String],
+}
+
 /// Runs one ADD and DEL of the list in a scratch network namespace: the bridge, the top-level
 /// chains and the IPAM directory then exist before the first census.
 ///
 /// # Errors
 /// If a plugin fails.
-pub fn warm_up(place: &Place, list: &Value) -> Result<()> {
+pub fn warm_up(place: &Place, list: &Value, dirs: &[String]) -> Result<()> {
+    let chain = Chain { list, dirs };
     place.visit(|| {
-        let scratch = "/run/netns/warm-up";
         run(Command::new("ip").args(["netns", "add", "warm-up"]), b"")?;
         let plugins = list["plugins"].as_array().context("a list of plugins")?;
         let mut result = Value::Null;
         for plugin in plugins {
-            let answer = invoke("ADD", list, plugin, &result)?;
+            let answer = chain.invoke("ADD", plugin, &result)?;
             result = serde_json::from_slice(&answer).context("a plugin's result")?;
         }
         for plugin in plugins.iter().rev() {
-            invoke("DEL", list, plugin, &result)?;
+            chain.invoke("DEL", plugin, &result)?;
         }
-        run(Command::new("ip").args(["netns", "delete", "warm-up"]), b"")?;
-        if Path::new(scratch).exists() {
-            bail!("{scratch} stayed behind");
-        }
-        Ok(())
+        run(Command::new("ip").args(["netns", "delete", "warm-up"]), b"").map(drop)
     })
 }
 
-fn invoke(verb: &str, list: &Value, plugin: &Value, previous: &Value) -> Result<Vec<u8>> {
-    let mut config = plugin.clone();
-    config["name"] = list["name"].clone();
-    config["cniVersion"] = list["cniVersion"].clone();
-    if plugin["capabilities"]["portMappings"] == json!(true) {
-        config["runtimeConfig"] = json!({
-            "portMappings": [{"hostPort": 1, "containerPort": 1, "protocol": "tcp"}],
-        });
+impl Chain<'_> {
+    fn invoke(&self, verb: &str, plugin: &Value, previous: &Value) -> Result<Vec<u8>> {
+        let mut config = plugin.clone();
+        config["name"] = self.list["name"].clone();
+        config["cniVersion"] = self.list["cniVersion"].clone();
+        if plugin["capabilities"]["portMappings"] == json!(true) {
+            config["runtimeConfig"] = json!({
+                "portMappings": [{"hostPort": 1, "containerPort": 1, "protocol": "tcp"}],
+            });
+        }
+        if !previous.is_null() {
+            config["prevResult"] = previous.clone();
+        }
+        let name = plugin["type"].as_str().context("a plugin without a type")?;
+        let found = self.dirs.iter().map(|dir| Path::new(dir).join(name));
+        let found = found.into_iter().find(|path| path.exists());
+        let mut command = Command::new(found.with_context(|| {
+            format!("no CNI plugin {name}: install the package containernetworking-plugins")
+        })?);
+        command
+            .env("CNI_COMMAND", verb)
+            .env("CNI_CONTAINERID", "warm-up")
+            .env("CNI_NETNS", "/run/netns/warm-up")
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", self.dirs.join(":"));
+        run(&mut command, config.to_string().as_bytes())
     }
-    if !previous.is_null() {
-        config["prevResult"] = previous.clone();
-    }
-    let name = plugin["type"].as_str().context("a plugin without a type")?;
-    let mut command = Command::new(Path::new(PLUGINS).join(name));
-    command
-        .env("CNI_COMMAND", verb)
-        .env("CNI_CONTAINERID", "warm-up")
-        .env("CNI_NETNS", "/run/netns/warm-up")
-        .env("CNI_IFNAME", "eth0")
-        .env("CNI_PATH", PLUGINS);
-    run(&mut command, config.to_string().as_bytes())
 }
 
 /// Runs a command to its end with this input, in the namespaces of the calling thread.

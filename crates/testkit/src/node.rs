@@ -26,7 +26,7 @@ use crate::slot::Slot;
 /// How long the daemon may take to answer after its start, or to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The port of the open registry on the node's loopback.
-const REGISTRY_PORT: u16 = 5000;
+pub const REGISTRY_PORT: u16 = 5000;
 
 /// A node; everything it holds goes when it is dropped.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ impl Node {
             network::run(Command::new("ip").args(["link", "set", "lo", "up"]), b"").map(drop)
         })?;
         if let Some(list) = self.config.network() {
-            network::warm_up(&keeper.place, list)?;
+            network::warm_up(&keeper.place, list, &self.config.plugin_dirs())?;
         }
         self.keeper = Some(keeper);
         Ok(())
@@ -145,7 +145,7 @@ impl Node {
     /// If the program cannot be started.
     pub fn spawn_daemon(&mut self) -> Result<()> {
         let log = fs::File::options().create(true).append(true).open(self.log())?;
-        let mut command = self.config.serve()?;
+        let mut command = self.config.daemon()?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         let child = self.place()?.visit(|| command.spawn().context("start the daemon"))?;
         self.daemon = Some(child);
@@ -281,6 +281,18 @@ impl Node {
         self.config.write(&self.path("/etc"))
     }
 
+    /// Configures a pod network on a node that was made without one.
+    ///
+    /// # Errors
+    /// If the plugins do not work.
+    pub fn add_network(&mut self) -> Result<()> {
+        self.config.add_network(Subnet::new(self.number()));
+        if let Some(list) = self.config.network() {
+            network::warm_up(self.place()?, list, &self.config.plugin_dirs())?;
+        }
+        self.config.write(&self.path("/etc"))
+    }
+
     /// The number that tells nodes running at the same time apart.
     #[must_use]
     pub fn number(&self) -> u8 {
@@ -318,6 +330,17 @@ impl Node {
         self.disk.path().join("log/daemon.log")
     }
 
+    /// Keeps the daemon's log beyond the node's end, and says where.
+    pub fn keep_log(&self) -> String {
+        let kept = crate::paths::failures().join(format!("{}.log", self.parent.name()));
+        let copied =
+            fs::create_dir_all(crate::paths::failures()).and_then(|()| fs::copy(self.log(), &kept));
+        match copied {
+            Ok(_) => format!("kept as {}", kept.display()),
+            Err(error) => format!("lost ({error})"),
+        }
+    }
+
     /// The last lines of the daemon's log.
     #[must_use]
     pub fn log_tail(&self) -> String {
@@ -331,10 +354,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let kept = crate::paths::failures().join(self.parent.name());
-            let _ = fs::create_dir_all(&kept);
-            let copied = fs::copy(self.log(), kept.join("daemon.log"));
-            eprintln!("testkit: the daemon's log is kept as {}: {copied:?}", kept.display());
+            eprintln!("testkit: the daemon's log is {}", self.keep_log());
             eprintln!("testkit: it ends:\n{}", self.log_tail());
         }
         self.daemon = self.daemon.take().and_then(reap);

@@ -25,22 +25,60 @@ impl Parent {
     pub fn create(name: &str) -> Result<Self> {
         let parent = Self { name: name.to_owned(), roots: hierarchies()? };
         for root in &parent.roots {
-            let path = root.join(name);
-            fs::create_dir(&path).with_context(|| format!("create {}", path.display()))?;
-            for file in ["cpuset.cpus", "cpuset.mems"] {
-                // Without these two a v1 cpuset takes no process.
-                if root.ends_with("cpuset") {
-                    let value = fs::read_to_string(root.join(file))?;
-                    fs::write(path.join(file), value.trim())
-                        .with_context(|| format!("fill in {}", path.join(file).display()))?;
-                }
-            }
-            if root == Path::new(ROOT) {
-                delegate(root)?;
-                delegate(&path)?;
-            }
+            parent.add(root, Path::new(name))?;
         }
         Ok(parent)
+    }
+
+    /// Makes a cgroup below, in every hierarchy, as the kubelet makes one for a pod; returns its
+    /// path from the hierarchies' root.
+    ///
+    /// # Errors
+    /// If one cannot be made.
+    pub fn make(&self, below: &str) -> Result<String> {
+        for root in &self.roots {
+            let mut path = PathBuf::from(&self.name);
+            for part in below.split('/') {
+                path.push(part);
+                if !root.join(&path).exists() {
+                    self.add(root, &path)?;
+                }
+            }
+        }
+        Ok(format!("/{}/{below}", self.name))
+    }
+
+    /// Removes a cgroup that [`Parent::make`] made, and those above it.
+    ///
+    /// # Errors
+    /// If one is not empty.
+    pub fn unmake(&self, below: &str) -> Result<()> {
+        for root in &self.roots {
+            let mut path = root.join(&self.name).join(below);
+            for _ in below.split('/') {
+                fs::remove_dir(&path).with_context(|| format!("remove {}", path.display()))?;
+                path.pop();
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&self, root: &Path, name: &Path) -> Result<()> {
+        let path = root.join(name);
+        fs::create_dir(&path).with_context(|| format!("create {}", path.display()))?;
+        if root == Path::new(ROOT) {
+            return delegate(root).and_then(|()| delegate(&path));
+        }
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            // Without these two a v1 cpuset takes no process.
+            let above = path.parent().map(|above| above.join(file));
+            if let Some(above) = above.filter(|above| above.exists()) {
+                let value = fs::read_to_string(&above)?;
+                fs::write(path.join(file), value.trim())
+                    .with_context(|| format!("fill in {}", path.join(file).display()))?;
+            }
+        }
+        Ok(())
     }
 
     /// The path that Berth's configuration names, `/NAME`.

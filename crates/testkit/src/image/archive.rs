@@ -1,10 +1,11 @@
 //! Images as files: an OCI layout tar and a docker archive, as `berth image import` reads them.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use flate2::read::GzDecoder;
 use serde_json::json;
 
 use super::{Image, Layer};
@@ -36,7 +37,8 @@ pub fn oci_layout(image: &Image, reference: &str, to: &Path) -> Result<()> {
     write(layer, to)
 }
 
-/// Writes a docker archive (`docker save`); layers must be plain or gzip.
+/// Writes a docker archive (`docker save`), whose layers are plain tars; those of the image must
+/// be plain or gzip.
 ///
 /// # Errors
 /// If the file cannot be written.
@@ -47,7 +49,14 @@ pub fn docker_archive(image: &Image, tags: &[&str], to: &Path) -> Result<()> {
     let mut names = Vec::new();
     for packed in image.layers() {
         let name = format!("{}.tar", packed.diff_id.trim_start_matches("sha256:"));
-        layer = layer.file(&name, 0o644, &packed.blob.bytes);
+        let bytes = &packed.blob.bytes;
+        layer = if packed.blob.media_type.ends_with("+gzip") {
+            let mut tar = Vec::new();
+            GzDecoder::new(&bytes[..]).read_to_end(&mut tar).context("unpack a layer")?;
+            layer.file(&name, 0o644, tar)
+        } else {
+            layer.file(&name, 0o644, bytes)
+        };
         names.push(name);
     }
     let manifest = json!([{"Config": config_name, "RepoTags": tags, "Layers": names}]);

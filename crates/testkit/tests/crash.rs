@@ -1,0 +1,197 @@
+//! The crash matrix: SIGKILL of the daemon before and after every effect and every save of the
+//! five calls that change a pod.
+//!
+//! For each call, an undisturbed run counts its points (the begin and end lines of the daemon's
+//! log). Then, for each point and each side of its write: the daemon dies there, a new one comes
+//! up, the call is repeated and must succeed; a bystander keeps its process; and once all is
+//! removed the census finds nothing.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use berth_testkit::bed::{Bed, busybox, on_a_node};
+use berth_testkit::crash::{Side, Strike, Traced};
+use berth_testkit::cri::{Answer, Cri, RunningPod};
+use berth_testkit::specs::{Container, Pod};
+
+/// Fewer points than these, and the harness has lost sight of the daemon's log.
+const FLOOR: [(Call, usize); 5] =
+    [(Call::Run, 20), (Call::Create, 12), (Call::Start, 4), (Call::Stop, 6), (Call::Remove, 12)];
+
+/// The call under fire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Run,
+    Create,
+    Start,
+    Stop,
+    Remove,
+}
+
+/// A pod on its way through the five calls.
+struct Subject {
+    pod: Pod,
+    container: Container,
+    running: Option<RunningPod>,
+    id: Option<String>,
+}
+
+impl Subject {
+    fn new(bed: &Bed, name: &str) -> Self {
+        Self {
+            pod: bed.pod(name).port(8088, 80),
+            container: Container::idle("main", &busybox()),
+            running: None,
+            id: None,
+        }
+    }
+
+    /// Makes a call; what it answers is kept for the next.
+    async fn call(&mut self, cri: &Cri, call: Call) -> Answer<()> {
+        let lost = || tonic::Status::internal("the matrix makes its calls in order");
+        match call {
+            Call::Run => self.running = Some(cri.run(&self.pod).await?),
+            Call::Create => {
+                let pod = self.running.as_ref().ok_or_else(lost)?;
+                self.id = Some(cri.create(pod, &self.container).await?);
+            }
+            Call::Start => cri.start(self.id.as_ref().ok_or_else(lost)?).await?,
+            Call::Stop => cri.stop_pod(&self.running.as_ref().ok_or_else(lost)?.id).await?,
+            Call::Remove => cri.remove_pod(&self.running.as_ref().ok_or_else(lost)?.id).await?,
+        }
+        Ok(())
+    }
+
+    /// Makes every call that comes before this one.
+    async fn lead_up(&mut self, cri: &Cri, call: Call) -> Answer<()> {
+        for (earlier, _) in FLOOR {
+            if earlier == call {
+                break;
+            }
+            self.call(cri, earlier).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Counts the points of a call that nobody disturbs.
+async fn count(bed: &mut Bed, call: Call) -> Result<Vec<String>> {
+    let mut subject = Subject::new(bed, "subject");
+    subject.lead_up(&bed.cri, call).await?;
+    let traced = Traced::attach(bed.node.daemon().context("a daemon")?, None)?;
+    subject.call(&bed.cri, call).await?;
+    let lines = traced.lines();
+    drop(traced);
+    clear(bed, &subject).await?;
+    Ok(lines)
+}
+
+async fn clear(bed: &Bed, subject: &Subject) -> Result<()> {
+    if let Some(pod) = &subject.running {
+        bed.cri.clear(&pod.id).await?;
+    }
+    Ok(())
+}
+
+/// One cell of the matrix. Returns whether the daemon died: an undisturbed run may have had a
+/// point more than this one, because two containers' jobs interleave as they like.
+async fn strike(bed: &mut Bed, call: Call, strike: Strike) -> Result<bool> {
+    let mut subject = Subject::new(bed, "subject");
+    subject.lead_up(&bed.cri, call).await.context("before the strike")?;
+    let before = match &subject.id {
+        Some(id) if call == Call::Start || call == Call::Create => Some(id.clone()),
+        _ => None,
+    };
+    let traced = Traced::attach(bed.node.daemon().context("a daemon")?, Some(strike))?;
+    let answer = subject.call(&bed.cri, call).await;
+    // A point after the answer may still be struck; one that never comes is none.
+    if answer.is_ok() && !traced.killed_by_now() {
+        drop(traced);
+        clear(bed, &subject).await?;
+        return Ok(false);
+    }
+    if !traced.killed()? {
+        bail!("the call failed and the daemon lives: {answer:?}");
+    }
+    drop(traced);
+    bed.node.wait_for_daemon()?;
+    bed.start().await?;
+    subject.call(&bed.cri, call).await.context("the repeated call")?;
+    if let (Some(before), Some(after)) = (&before, &subject.id)
+        && before != after
+    {
+        bail!("the container {before} became {after}");
+    }
+    if matches!(call, Call::Start) {
+        let id = subject.id.as_ref().context("a container")?;
+        let identity = bed.identity(id).await?;
+        bed.cri.start(id).await.context("a start of what runs")?;
+        if bed.identity(id).await? != identity {
+            bail!("the container was started twice");
+        }
+    }
+    clear(bed, &subject).await.context("the removal")?;
+    Ok(true)
+}
+
+/// Every `step`th cell of the matrix of some calls; prints what it did.
+async fn matrix(bed: &mut Bed, calls: &[Call], step: usize) -> Result<()> {
+    let (_, bystander) = bed.idle("bystander").await?;
+    let untouched = bed.identity(&bystander).await?;
+    bed.settle()?;
+    for (call, floor) in FLOOR.into_iter().filter(|(call, _)| calls.contains(call)) {
+        let points = count(bed, call).await?;
+        let number = points.len();
+        assert!(number >= floor, "{call:?} has {number} points, fewer than {floor}: {points:#?}");
+        let (start, mut died, mut lived) = (Instant::now(), 0, 0);
+        for cell in Strike::all(number).step_by(step) {
+            let what = || {
+                let side = if cell.side == Side::Before { "before" } else { "after" };
+                format!(
+                    "{call:?}, {side} point {} of {number}: {}",
+                    cell.number,
+                    points[cell.number - 1]
+                )
+            };
+            if strike(bed, call, cell).await.with_context(what)? {
+                died += 1;
+            } else {
+                lived += 1;
+            }
+            bed.is_clean().with_context(what)?;
+            let now = bed.identity(&bystander).await.with_context(what)?;
+            assert_eq!(now, untouched, "the bystander, {}", what());
+        }
+        println!(
+            "{call:?}: {number} points, {died} deaths, {lived} not reached, {:.2} s for each",
+            start.elapsed().as_secs_f64() / f64::from(died + lived).max(1.0)
+        );
+        // Jobs that run beside the call may end after its answer: a few points, not many.
+        assert!(lived * 5 <= died, "{call:?}: {lived} of {} strikes never fell", lived + died);
+    }
+    bed.cri.clear_all().await?;
+    bed.forget_settled();
+    Ok(())
+}
+
+fn run(calls: &[Call], step: usize) -> Result<()> {
+    let start = Instant::now();
+    on_a_node(async |bed| matrix(bed, calls, step).await)?;
+    assert!(start.elapsed() < Duration::from_secs(900), "the matrix takes too long for CI");
+    Ok(())
+}
+
+#[test]
+fn crash_run() -> Result<()> {
+    run(&[Call::Run], 1)
+}
+
+#[test]
+fn crash_create_and_start() -> Result<()> {
+    run(&[Call::Create, Call::Start], 1)
+}
+
+#[test]
+fn crash_stop_and_remove() -> Result<()> {
+    run(&[Call::Stop, Call::Remove], 1)
+}

@@ -1,0 +1,22 @@
+//! End-to-end tests: the built binaries on a node of their own, driven over gRPC.
+//!
+//! Each test looks at the effect (inside the container, on the node, in the kernel), never at
+//! what the daemon meant to do; and each ends with the leak census.
+
+mod cli;
+mod daemon;
+mod exec;
+mod images;
+mod joining;
+mod logs;
+mod mounts;
+mod namespaces;
+mod network;
+mod node;
+mod pods;
+mod resources;
+mod restart;
+mod security;
+mod standin;
+mod stop;
+mod tracer;

@@ -1,0 +1,211 @@
+//! Limits, updates, OOM kills and figures, read from the kernel.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use berth_proto::cri::v1 as cri;
+use berth_testkit::bed::{Bed, busybox, on_a_node};
+use berth_testkit::cri::in_time;
+use berth_testkit::specs::Container;
+
+/// A file of the cgroup that a container's first process lives in.
+async fn cgroup(bed: &Bed, id: &str, controller: &str, file: &str) -> Result<String> {
+    let pid = bed.pid(id).await?;
+    let table = fs::read_to_string(bed.node.path(&format!("/proc/{pid}/cgroup")))?;
+    let path = table.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let controllers = fields.next()?;
+        let own = controllers.split(',').any(|one| one == controller) || controllers.is_empty();
+        own.then(|| fields.next()).flatten()
+    });
+    let path = path.with_context(|| format!("{controller} in {table}"))?;
+    let root =
+        if bed.node.path("/sys/fs/cgroup/cgroup.controllers").exists() { "" } else { controller };
+    let file = bed.node.path(&format!("/sys/fs/cgroup/{root}{path}/{file}"));
+    let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    Ok(text.trim().to_owned())
+}
+
+#[test]
+fn limits_reach_the_kernel_and_updates_too_before_and_after_the_start() -> Result<()> {
+    on_a_node(async |bed| {
+        let cri = &bed.cri;
+        let pod = cri.run(&bed.pod("limits")).await?;
+        let container = Container::idle("a", &busybox()).resources(|limits| {
+            limits.cpu_shares = 512;
+            limits.cpu_period = 100_000;
+            limits.cpu_quota = 50_000;
+            limits.memory_limit_in_bytes = 64 << 20;
+            limits.cpuset_cpus = "0".to_owned();
+            limits.oom_score_adj = 500;
+        });
+        let id = cri.create(&pod, &container).await?;
+        update(bed, &id, |limits| limits.cpu_shares = 700).await?;
+        cri.start(&id).await?;
+        assert_eq!(cgroup(bed, &id, "cpu", "cpu.shares").await?, "700");
+        assert_eq!(cgroup(bed, &id, "cpu", "cpu.cfs_quota_us").await?, "50000");
+        assert_eq!(cgroup(bed, &id, "memory", "memory.limit_in_bytes").await?, "67108864");
+        assert_eq!(cgroup(bed, &id, "cpuset", "cpuset.cpus").await?, "0");
+        let score = bed.node.path(&format!("/proc/{}/oom_score_adj", bed.pid(&id).await?));
+        assert_eq!(fs::read_to_string(&score)?.trim(), "500");
+
+        update(bed, &id, |limits| {
+            limits.memory_limit_in_bytes = 128 << 20;
+            limits.cpu_quota = 25_000;
+            limits.cpu_period = 100_000;
+            limits.oom_score_adj = 600;
+        })
+        .await?;
+        assert_eq!(cgroup(bed, &id, "memory", "memory.limit_in_bytes").await?, "134217728");
+        assert_eq!(cgroup(bed, &id, "cpu", "cpu.cfs_quota_us").await?, "25000");
+        assert_eq!(cgroup(bed, &id, "cpu", "cpu.shares").await?, "700", "what is not named stays");
+        assert_eq!(fs::read_to_string(&score)?.trim(), "600");
+        let told = cri.container(&id).await?.resources.and_then(|all| all.linux);
+        assert_eq!(told.context("resources in the status")?.memory_limit_in_bytes, 128 << 20);
+
+        // A restarted daemon knows the update.
+        bed.crash().await?;
+        let told = bed.cri.container(&id).await?.resources.and_then(|all| all.linux);
+        assert_eq!(told.context("resources in the status")?.memory_limit_in_bytes, 128 << 20);
+        Ok(())
+    })
+}
+
+async fn update(
+    bed: &Bed,
+    id: &str,
+    change: impl FnOnce(&mut cri::LinuxContainerResources),
+) -> Result<()> {
+    let mut linux = cri::LinuxContainerResources::default();
+    change(&mut linux);
+    let request = cri::UpdateContainerResourcesRequest {
+        container_id: id.to_owned(),
+        linux: Some(linux),
+        ..Default::default()
+    };
+    bed.cri.runtime.clone().update_container_resources(in_time(request)).await?;
+    Ok(())
+}
+
+#[test]
+fn containers_live_below_the_cgroup_that_the_kubelet_made() -> Result<()> {
+    on_a_node(async |bed| {
+        let parent = bed.node.parent().make("kubepods/burstable/pod1")?;
+        let pod = bed.cri.run(&bed.pod("kubelet").cgroup_parent(&parent)).await?;
+        let id = bed.cri.launch(&pod, &Container::idle("a", &busybox())).await?;
+        let pid = bed.pid(&id).await?;
+        let table = fs::read_to_string(bed.node.path(&format!("/proc/{pid}/cgroup")))?;
+        for line in table.lines().filter(|line| !line.starts_with("0::/")) {
+            assert!(line.contains(&format!("{parent}/")), "{line}");
+        }
+        bed.cri.clear(&pod.id).await?;
+        // Not made by Berth, so not removed by it.
+        assert!(bed.node.parent().below().iter().any(|path| path.ends_with("burstable/pod1")));
+        bed.node.parent().unmake("kubepods/burstable/pod1")?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_container_that_eats_too_much_is_reported_as_oom_killed() -> Result<()> {
+    on_a_node(async |bed| {
+        let pod = bed.cri.run(&bed.pod("hungry")).await?;
+        let eat = "tail /dev/zero";
+        let limit = |limits: &mut cri::LinuxContainerResources| {
+            limits.memory_limit_in_bytes = 16 << 20;
+            limits.memory_swap_limit_in_bytes = 16 << 20;
+        };
+        let container =
+            Container::new("a", &busybox()).shell(&format!("exec {eat}")).resources(limit);
+        let id = bed.cri.launch(&pod, &container).await?;
+        let status = bed.cri.exited(&id).await?;
+        assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
+
+        // Killed by hand is something else.
+        let (_, other) = bed.idle("killed").await?;
+        bed.node.run("kill", &["-9", &bed.pid(&other).await?.to_string()])?;
+        let status = bed.cri.exited(&other).await?;
+        assert_eq!((status.exit_code, status.reason.as_str()), (137, "Error"));
+        Ok(())
+    })
+}
+
+#[test]
+fn an_oom_kill_that_the_daemon_missed_is_still_told() -> Result<()> {
+    on_a_node(async |bed| {
+        let pod = bed.cri.run(&bed.pod("missed")).await?;
+        let go = bed.node.disk().join("go");
+        fs::create_dir_all(&go)?;
+        let container = Container::new("a", &busybox())
+            .shell("until [ -e /go/now ]; do usleep 10000; done; exec tail /dev/zero")
+            .mount(&go, "/go")
+            .resources(|limits| {
+                limits.memory_limit_in_bytes = 16 << 20;
+                limits.memory_swap_limit_in_bytes = 16 << 20;
+            });
+        let id = bed.cri.launch(&pod, &container).await?;
+        let pid = bed.pid(&id).await?;
+        bed.node.kill_daemon()?;
+        fs::write(go.join("now"), "")?;
+        berth_testkit::bed::eventually(
+            || "it is not killed".to_owned(),
+            async || Ok((!bed.node.path(&format!("/proc/{pid}")).exists()).then_some(())),
+        )
+        .await?;
+        bed.start().await?;
+        let status = bed.cri.exited(&id).await?;
+        assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
+        Ok(())
+    })
+}
+
+#[test]
+fn figures_of_containers_and_pods_are_those_of_the_kernel() -> Result<()> {
+    on_a_node(async |bed| {
+        let cri = &bed.cri;
+        let pod = cri.run(&bed.pod("figures").label("which", "this")).await?;
+        let busy = "head -c 8000000 /dev/zero > /dev/shm/x; while :; do :; done";
+        let id = cri.launch(&pod, &Container::new("a", &busybox()).shell(busy)).await?;
+        let created = cri.create(&pod, &Container::idle("b", &busybox())).await?;
+        let one = async |id: &str| {
+            let request = in_time(cri::ContainerStatsRequest { container_id: id.to_owned() });
+            let answer = cri.runtime.clone().container_stats(request).await?.into_inner();
+            answer.stats.context("figures")
+        };
+        let cpu = |stats: &cri::ContainerStats| {
+            let usage = stats.cpu.as_ref().and_then(|cpu| cpu.usage_core_nano_seconds.as_ref());
+            usage.map_or(0, |usage| usage.value)
+        };
+        let first = one(&id).await?;
+        berth_testkit::bed::eventually(
+            || "the CPU time does not grow".to_owned(),
+            async || Ok((cpu(&one(&id).await?) > cpu(&first) + 50_000_000).then_some(())),
+        )
+        .await?;
+        let stats = one(&id).await?;
+        let memory = stats.memory.context("memory")?;
+        let working = memory.working_set_bytes.context("a working set")?.value;
+        assert!((8_000_000..64_000_000).contains(&working), "{working}");
+        assert!(stats.writable_layer.is_some());
+        assert_eq!(stats.attributes.context("attributes")?.id, id);
+        one(&created).await?;
+
+        let request = in_time(cri::PodSandboxStatsRequest { pod_sandbox_id: pod.id.clone() });
+        let answer = cri.runtime.clone().pod_sandbox_stats(request).await?.into_inner();
+        let linux = answer.stats.and_then(|stats| stats.linux).context("figures of the pod")?;
+        assert!(linux.cpu.context("cpu")?.usage_core_nano_seconds.context("usage")?.value > 0);
+        let network = linux.network.context("network")?.default_interface.context("eth0")?;
+        assert_eq!(network.name, "eth0");
+        assert!(network.rx_bytes.is_some());
+        assert!(linux.process.context("process")?.process_count.context("count")?.value >= 1);
+        assert_eq!(linux.containers.len(), 1, "figures are of what runs");
+
+        let all = in_time(cri::ListContainerStatsRequest { filter: None });
+        let all = cri.runtime.clone().list_container_stats(all).await?.into_inner().stats;
+        assert!(all.iter().any(|one| one.attributes.as_ref().is_some_and(|own| own.id == id)));
+        let pods = in_time(cri::ListPodSandboxStatsRequest { filter: None });
+        let pods = cri.runtime.clone().list_pod_sandbox_stats(pods).await?.into_inner().stats;
+        assert_eq!(pods.len(), 1);
+        Ok(())
+    })
+}
