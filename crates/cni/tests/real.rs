@@ -8,21 +8,21 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use berth_cni::{
-    Attachment, Deadlines, Network, PodIdentity, PortMapping, Protocol, Readiness, Settings,
+    Attachment, Bandwidth, Deadlines, Network, PodIdentity, PortMapping, Protocol, Readiness,
+    Settings,
 };
 
 const PLUGINS: &str = "/usr/lib/cni";
 const IPAM: &str = "/var/lib/cni/networks/pods";
 const INSIDE: &str = "BERTH_TEST_INSIDE";
-const CONFIG: &str = r#"{
-  "cniVersion": "1.0.0", "name": "pods",
-  "plugins": [
+const BRIDGE: &str = r#"
     {"type": "bridge", "bridge": "berth0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
      "ipam": {"type": "host-local",
               "ranges": [[{"subnet": "198.18.7.0/24"}], [{"subnet": "2001:db8:7::/64"}]],
-              "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}},
-    {"type": "portmap", "capabilities": {"portMappings": true}}
-  ]}"#;
+              "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}}"#;
+const CHAINED: &str = r#",
+    {"type": "portmap", "capabilities": {"portMappings": true}},
+    {"type": "bandwidth", "capabilities": {"bandwidth": true}}"#;
 
 #[test]
 fn debians_bridge_host_local_and_portmap() {
@@ -58,9 +58,11 @@ fn inside() {
 }
 
 async fn two_pods_come_and_go() {
-    let (dir, network) = network();
+    let (dir, network) = network(CHAINED);
     assert_eq!(network.status().await, Readiness::Ready { network: "pods".into() });
-    let (web, client) = (pod("web", Some(8080)), pod("client", None));
+    let (mut web, client) = (pod("web", Some(8080)), pod("client", None));
+    web.bandwidth =
+        Bandwidth::from_annotations([("kubernetes.io/ingress-bandwidth", "100M")]).unwrap();
     let attached = network.attach(&web).await.unwrap();
     let other = network.attach(&client).await.unwrap();
 
@@ -78,6 +80,9 @@ async fn two_pods_come_and_go() {
     assert_eq!(fetch("client", &ips[0], 80), "berth");
     assert_eq!(fetch("client", &gateway.to_string(), 8080), "berth");
 
+    let shaped = run("tc", &["qdisc", "show"]);
+    assert!(shaped.contains("tbf") && shaped.contains("rate 100Mbit"), "{shaped}");
+
     // A repeat changes nothing.
     assert_eq!(network.attach(&web).await.unwrap(), attached);
 
@@ -89,10 +94,10 @@ async fn two_pods_come_and_go() {
     nothing_is_left(&network).await;
 }
 
-/// Of a pod without host ports: portmap 1.1.1 looks for IPv4 rules in ip6tables when it checks a
-/// dual stack.
+/// The bridge alone: portmap 1.1.1 looks for IPv4 rules in ip6tables when it checks a dual stack,
+/// and bandwidth 1.1.1 panics in CHECK.
 async fn check_sees_that_an_interface_has_gone() {
-    let (_dir, network) = network();
+    let (_dir, network) = network("");
     let lost = pod("gone-link", None);
     network.attach(&lost).await.unwrap();
     network.check("gone-link").await.unwrap();
@@ -104,7 +109,7 @@ async fn check_sees_that_an_interface_has_gone() {
 }
 
 async fn del_finds_everything_without_netns_and_configuration() {
-    let (_dir, network) = network();
+    let (_dir, network) = network(CHAINED);
     network.attach(&pod("gone", Some(8081))).await.unwrap();
     assert_eq!(reserved().len(), 2);
     run("ip", &["netns", "delete", "gone"]);
@@ -113,11 +118,13 @@ async fn del_finds_everything_without_netns_and_configuration() {
     nothing_is_left(&network).await;
 }
 
-fn network() -> (tempfile::TempDir, Network) {
+/// The bridge, and the plugins that are chained to it.
+fn network(chained: &str) -> (tempfile::TempDir, Network) {
     let dir = tempfile::tempdir().unwrap();
     let conf_dir = dir.path().join("net.d");
     fs::create_dir(&conf_dir).unwrap();
-    fs::write(conf_dir.join("10-pods.conflist"), CONFIG).unwrap();
+    let config = format!(r#"{{"cniVersion":"1.0.0","name":"pods","plugins":[{BRIDGE}{chained}]}}"#);
+    fs::write(conf_dir.join("10-pods.conflist"), config).unwrap();
     let network = Network::new(Settings {
         conf_dir,
         bin_dirs: vec![PLUGINS.into()],
