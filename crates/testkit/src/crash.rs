@@ -140,10 +140,13 @@ impl Traced {
         Ok(self.wait(|seen| seen.ended)?.killed)
     }
 
-    /// Whether the daemon has been killed by now.
-    #[must_use]
-    pub fn killed_by_now(&self) -> bool {
-        lock(&self.seen.0).killed
+    /// Lets the daemon go; returns whether it has been killed before.
+    ///
+    /// # Errors
+    /// If the tracer does not end.
+    pub fn release(mut self) -> Result<bool> {
+        self.child.kill().context("end the tracer")?;
+        self.killed()
     }
 
     fn wait(&self, done: impl Fn(&Seen) -> bool) -> Result<MutexGuard<'_, Seen>> {

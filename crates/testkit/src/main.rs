@@ -1,11 +1,12 @@
 //! The testkit's command line: a CRI client, sample images, a node to play with, the demo.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use berth_testkit::client::Client;
 use berth_testkit::crash::{Side, Strike};
+use berth_testkit::image::{archive, samples};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -19,6 +20,20 @@ struct Arguments {
 enum Command {
     /// The calls of crictl, under its names
     Cri(Client),
+    /// A node that runs pods, loses its daemon under load and gives everything back
+    Demo,
+    /// A node in the foreground to play with, until Enter or end of input
+    Node,
+    /// Write a sample image as an archive for `berth image import`
+    Image {
+        /// Its name, as `busybox` or `differs:b`
+        name: String,
+        /// The file to write
+        to: PathBuf,
+        /// As a docker archive, not an OCI layout
+        #[arg(long)]
+        docker: bool,
+    },
     /// PID 1 of a node under test; started by the testkit itself.
     #[command(hide = true)]
     Keeper {
@@ -44,9 +59,11 @@ enum Command {
 fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
         Command::Cri(client) => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            return runtime.block_on(client.run()).map(ExitCode::from);
+            return threads()?.block_on(client.run()).map(ExitCode::from);
         }
+        Command::Demo => threads()?.block_on(berth_testkit::demo::run())?,
+        Command::Node => threads()?.block_on(berth_testkit::play::run())?,
+        Command::Image { name, to, docker } => image(&name, &to, docker)?,
         Command::Keeper { disk } => berth_testkit::keeper::run(&disk)?,
         Command::Plugin => return berth_testkit::plugin::run().map(ExitCode::from),
         Command::Trace { pid, number, after } => {
@@ -55,4 +72,18 @@ fn main() -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn threads() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
+fn image(name: &str, to: &Path, docker: bool) -> Result<()> {
+    let sample = samples::one(name)?;
+    let names: Vec<_> = sample.tags.iter().map(|tag| format!("{}:{tag}", sample.name)).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    if docker {
+        return archive::docker_archive(&sample.image, &names, to);
+    }
+    archive::oci_layout(&sample.image, names[0], to)
 }

@@ -104,16 +104,15 @@ async fn strike(bed: &mut Bed, call: Call, strike: Strike) -> Result<bool> {
     };
     let traced = Traced::attach(bed.node.daemon().context("a daemon")?, Some(strike))?;
     let answer = subject.call(&bed.cri, call).await;
-    // A point after the answer may still be struck; one that never comes is none.
-    if answer.is_ok() && !traced.killed_by_now() {
-        drop(traced);
+    // A point after the answer may be struck or not: then it does not belong to the call.
+    let killed = if answer.is_ok() { traced.release()? } else { traced.killed()? };
+    if !killed && answer.is_ok() {
         clear(bed, &subject).await?;
         return Ok(false);
     }
-    if !traced.killed()? {
+    if !killed {
         bail!("the call failed and the daemon lives: {answer:?}");
     }
-    drop(traced);
     bed.node.wait_for_daemon()?;
     bed.start().await?;
     subject.call(&bed.cri, call).await.context("the repeated call")?;
@@ -162,7 +161,7 @@ async fn matrix(bed: &mut Bed, calls: &[Call], step: usize) -> Result<()> {
             let now = bed.identity(&bystander).await.with_context(what)?;
             assert_eq!(now, untouched, "the bystander, {}", what());
         }
-        println!(
+        eprintln!(
             "{call:?}: {number} points, {died} deaths, {lived} not reached, {:.2} s for each",
             start.elapsed().as_secs_f64() / f64::from(died + lived).max(1.0)
         );
