@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use berth_pod::record::{Exit, Lost};
+use berth_pod::record::{Exit, Lost, PodRecord};
 use berth_pod::spec::{Admitted, ContainerSpec, ImageFacts, ResolvedUser, Resources, SandboxSpec};
 use berth_pod::{ContainerId, SandboxId};
 use serde::Serialize;
@@ -37,6 +37,8 @@ pub struct PodView {
     pub lost: Option<Lost>,
     /// Its containers, those not listed left out.
     pub containers: Vec<Arc<ContainerView>>,
+    /// The record as it stood: a handle for uses outside the pod's queue.
+    pub(crate) record: Arc<PodRecord>,
 }
 
 /// A container's state, derived from facts.
@@ -150,6 +152,9 @@ pub struct JobReport {
     pub container: Option<ContainerId>,
     /// Age, ms.
     pub age_ms: u64,
+    /// When it began, ns since the epoch.
+    #[serde(skip)]
+    pub since: i64,
     /// Tries so far that failed.
     pub failures: u32,
     /// The last failure.

@@ -1,0 +1,265 @@
+//! Effects: each job of the loop, done for real. One file per holding.
+//!
+//! An acquisition adopts what an earlier try left; a release of something absent succeeds. Every
+//! effect has deadlines of its own and says in one line when it begins and when it ends.
+
+mod bundle;
+mod cgroup;
+mod exit;
+mod files;
+mod helper;
+mod image;
+mod limits;
+mod namespaces;
+mod network;
+mod rootfs;
+mod sandbox;
+mod shim;
+mod signal;
+mod task;
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use berth_pod::holding::{ContainerHolding, PodHolding};
+use berth_pod::job::{Job, Outcome, Subject, Verb};
+use berth_pod::record::{ContainerRecord, Failure, PodRecord};
+use berth_pod::{ContainerId, Kind};
+use futures_util::FutureExt as _;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::figures::End;
+use crate::layout::Layout;
+use crate::pod_task::Message;
+use crate::settings::{Handler, Settings};
+use crate::shared::Shared;
+
+pub(crate) use shim::connection;
+
+/// No step takes longer than this, whatever its own deadlines say.
+const LONGEST: Duration = Duration::from_secs(180);
+
+/// Cancels a job.
+pub(crate) type Cancel = CancellationToken;
+
+/// A switch, and what it switches off.
+pub(crate) fn cancel() -> (Cancel, Cancel) {
+    let cancel = CancellationToken::new();
+    (cancel.clone(), cancel)
+}
+
+/// What an effect works with: the node, and the pod as it stood when the job was started.
+pub(crate) struct Context {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) record: Arc<PodRecord>,
+    pub(crate) queue: mpsc::UnboundedSender<Message>,
+    pub(crate) canceled: Cancel,
+}
+
+/// Why an effect did not work.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// It failed.
+    Failed(Failure),
+    /// A process lives that cannot be killed.
+    Living(Failure),
+    /// It was aborted.
+    Aborted,
+}
+
+pub(crate) type Result<T> = std::result::Result<T, Trouble>;
+
+/// A failure of this kind with this text.
+pub(crate) fn failed<T>(kind: Kind, text: impl Into<String>) -> Result<T> {
+    Err(Trouble::Failed(Failure::new(kind, text)))
+}
+
+impl Context {
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
+    pub(crate) fn layout(&self) -> Layout<'_> {
+        Layout(&self.shared.settings)
+    }
+
+    /// Is this pod of an earlier boot: then nothing of it under /run is left.
+    pub(crate) fn rebooted(&self) -> bool {
+        self.record.boot_id != self.shared.boot_id
+    }
+
+    /// The pod's handler.
+    pub(crate) fn handler(&self) -> Result<&Handler> {
+        let name = &self.record.handler;
+        match self.settings().handlers.get(name) {
+            Some(handler) => Ok(handler),
+            None => {
+                let text = format!("the runtime handler {name:?} is no longer configured");
+                failed(Kind::Unavailable, text)
+            }
+        }
+    }
+
+    pub(crate) fn container(&self, id: &ContainerId) -> Result<&ContainerRecord> {
+        match self.record.containers.get(id) {
+            Some(c) => Ok(c),
+            None => failed(Kind::Broken, format!("the record has no container {id}")),
+        }
+    }
+
+    /// Waits for this, unless the job is aborted: then it is dropped where it stands.
+    pub(crate) async fn abortable<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            () = self.canceled.cancelled() => Err(Trouble::Aborted),
+            done = work => done,
+        }
+    }
+}
+
+/// Runs kernel and disk work of our own on a thread that may wait. It is never abandoned: what it
+/// did is known when this returns.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(why) => failed(Kind::Broken, format!("a worker thread ended: {why}")),
+    }
+}
+
+/// Does a job.
+pub(crate) async fn run(context: Context, job: &Job) -> Outcome {
+    let pod = context.record.id.clone();
+    let container = job.subject.container().map(ToString::to_string).unwrap_or_default();
+    let (step, begin) = (job.to_string(), Instant::now());
+    tracing::info!(target: "berth::effect", effect = "begin", step, %pod, container);
+    let work = AssertUnwindSafe(act(&context, job)).catch_unwind();
+    let limit = if job.verb == Verb::Watch { Duration::MAX } else { LONGEST };
+    let outcome = match tokio::time::timeout(limit, work).await {
+        Ok(Ok(Ok(outcome))) => outcome,
+        Ok(Ok(Err(Trouble::Failed(why)))) => Outcome::Failed(named(&step, why)),
+        Ok(Ok(Err(Trouble::Living(why)))) => Outcome::Living(named(&step, why)),
+        Ok(Ok(Err(Trouble::Aborted))) => Outcome::Aborted,
+        Ok(Err(_)) => {
+            Outcome::Failed(Failure::new(Kind::Broken, format!("{step}: a bug: it panicked")))
+        }
+        Err(_) => {
+            let text = format!("{step} did not end within {} s", LONGEST.as_secs());
+            Outcome::Failed(Failure::new(Kind::TimedOut, text))
+        }
+    };
+    let took = begin.elapsed();
+    let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    let end = match &outcome {
+        Outcome::Failed(why) | Outcome::Living(why) => {
+            let error = &why.message;
+            tracing::warn!(target: "berth::effect", effect = "end", step, %pod, container, ms, error);
+            End::Failed
+        }
+        Outcome::Aborted => {
+            tracing::info!(target: "berth::effect", effect = "end", step, %pod, container, ms, aborted = true);
+            End::Aborted
+        }
+        _ => {
+            tracing::info!(target: "berth::effect", effect = "end", step, %pod, container, ms);
+            End::Done
+        }
+    };
+    context.shared.figures.count(&step, end, took);
+    outcome
+}
+
+/// A failure says at which stage it was.
+fn named(step: &str, why: Failure) -> Failure {
+    Failure { message: format!("{step}: {}", why.message), ..why }
+}
+
+async fn act(context: &Context, job: &Job) -> Result<Outcome> {
+    match (&job.subject, job.verb) {
+        (Subject::Pod(h), Verb::Acquire) => acquire_pod(context, *h).await,
+        (Subject::Pod(h), _) => release_pod(context, *h).await,
+        (Subject::Container(id, h), Verb::Acquire) => acquire_container(context, id, *h).await,
+        (Subject::Container(id, h), _) => release_container(context, id, *h).await,
+        (Subject::Sandbox, _) => context.abortable(sandbox::watch(context)).await,
+        (Subject::Exit(id), _) => context.abortable(exit::watch(context, id)).await,
+        (Subject::Signal(id), Verb::Kill { tries }) => signal::kill(context, id, tries).await,
+        (Subject::Signal(id), _) => context.abortable(signal::terminate(context, id)).await,
+        (Subject::Update(id), _) => limits::update(context, id).await,
+    }
+}
+
+async fn acquire_pod(context: &Context, holding: PodHolding) -> Result<Outcome> {
+    let fact = match holding {
+        PodHolding::Cgroup => cgroup::acquire(context).await?,
+        PodHolding::Namespaces => context.abortable(namespaces::acquire(context)).await?,
+        PodHolding::Files => files::acquire(context).await?,
+        PodHolding::Network => context.abortable(network::acquire(context)).await?,
+        PodHolding::Shim => context.abortable(shim::acquire(context)).await?,
+        PodHolding::Sandbox => context.abortable(sandbox::acquire(context)).await?,
+    };
+    Ok(Outcome::Pod(fact))
+}
+
+async fn release_pod(context: &Context, holding: PodHolding) -> Result<Outcome> {
+    match holding {
+        PodHolding::Cgroup => cgroup::release(context).await?,
+        PodHolding::Namespaces => namespaces::release(context).await?,
+        PodHolding::Files => files::release(context).await?,
+        PodHolding::Network => network::release(context).await?,
+        PodHolding::Shim => shim::release(context).await?,
+        PodHolding::Sandbox => sandbox::release(context).await?,
+    }
+    Ok(Outcome::Done)
+}
+
+async fn acquire_container(
+    context: &Context,
+    id: &ContainerId,
+    holding: ContainerHolding,
+) -> Result<Outcome> {
+    let fact = match holding {
+        ContainerHolding::Image => image::acquire(context, id).await?,
+        ContainerHolding::Rootfs => rootfs::acquire(context, id).await?,
+        ContainerHolding::Bundle => bundle::acquire(context, id).await?,
+        ContainerHolding::Cgroup => cgroup::acquire_container(context, id)?,
+        ContainerHolding::Task => context.abortable(task::acquire(context, id)).await?,
+    };
+    Ok(Outcome::Container(fact))
+}
+
+async fn release_container(
+    context: &Context,
+    id: &ContainerId,
+    holding: ContainerHolding,
+) -> Result<Outcome> {
+    match holding {
+        ContainerHolding::Image => image::release(context, id).await?,
+        ContainerHolding::Rootfs => rootfs::release(context, id).await?,
+        ContainerHolding::Bundle => bundle::release(context, id).await?,
+        ContainerHolding::Cgroup => cgroup::release_container(context, id).await?,
+        ContainerHolding::Task => task::release(context, id).await?,
+    }
+    Ok(Outcome::Done)
+}
+
+/// Releases a leftover: the same effects, over the record as it stood.
+pub(crate) async fn release_leftover(
+    context: &Context,
+    container: Option<&ContainerId>,
+    holding: &str,
+) -> Result<()> {
+    use berth_pod::holding::Holding as _;
+    match container {
+        None => match PodHolding::ALL.iter().find(|h| h.name() == holding) {
+            Some(h) => release_pod(context, *h).await.map(drop),
+            None => Ok(()),
+        },
+        Some(id) => match ContainerHolding::ALL.iter().find(|h| h.name() == holding) {
+            Some(h) => release_container(context, id, *h).await.map(drop),
+            None => Ok(()),
+        },
+    }
+}

@@ -1,0 +1,232 @@
+//! The container's bundle: what its mounts and devices are is asked in a process of its own, then
+//! config.json is written.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use berth_oci::facts::{CheckedMount, ContainerInput, DeviceNode, PodInput, SourcePropagation};
+use berth_oci::spec::{DeviceKind, Seccomp};
+use berth_oci::{container_spec, parse_profile, to_json};
+use berth_pod::record::ContainerFact;
+use berth_pod::spec::{ContainerSpec, Mount, MountSource, PidMode, Profile, Propagation};
+use berth_pod::{ContainerId, Kind};
+use berth_sys::mountinfo::Table;
+use serde_json::{Value, json};
+
+use super::{Context, Result, blocking, failed, files, helper};
+use crate::convert::Fail as _;
+use crate::layout::text;
+
+/// How long strangers' mounts below a bundle may take to be detached.
+const UNMOUNT: Duration = Duration::from_secs(10);
+
+pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<ContainerFact> {
+    let spec = &context.container(id)?.spec.spec;
+    let found = context.abortable(stat(context, spec)).await?;
+    let mounts = mounts(spec, &found)?;
+    let devices = devices(spec, &found[spec.mounts.len().min(found.len())..])?;
+    let seccomp = seccomp(spec).await?;
+    let config = config(context, id, &mounts, &devices, seccomp.as_ref())?;
+    let bundle = context.layout().bundle(id.as_str());
+    blocking(move || write(&bundle, &config)).await?;
+    Ok(ContainerFact::Bundle)
+}
+
+fn config(
+    context: &Context,
+    id: &ContainerId,
+    mounts: &[CheckedMount],
+    devices: &[Vec<DeviceNode>],
+    seccomp: Option<&Seccomp>,
+) -> Result<Vec<u8>> {
+    let (record, layout) = (&context.record, context.layout());
+    let c = context.container(id)?;
+    let Some(image) = c.image.held() else { return failed(Kind::Broken, "the image is not held") };
+    let namespaces = layout.namespaces(&record.id, &record.spec.spec);
+    let files = layout.files(&record.id, &record.spec.spec);
+    let cgroup = record.cgroup.held().map(|c| c.path.clone()).unwrap_or_default();
+    let mut spec = c.spec.spec.clone();
+    spec.resources = c.resources.clone();
+    let target = target(context, &spec)?;
+    let handler = context.handler()?;
+    let rootfs = layout.rootfs(id);
+    let input = ContainerInput {
+        id,
+        pod: PodInput {
+            id: &record.id,
+            spec: &record.spec.spec,
+            hostname: layout.hostname(&record.spec.spec),
+            namespaces: &namespaces,
+            files: &files,
+            cgroup: &cgroup,
+            handler: &handler.facts,
+            node: &context.settings().node,
+        },
+        spec: &spec,
+        image: &image.facts,
+        user: &image.user,
+        rootfs: &rootfs,
+        mounts,
+        image_volumes: &[],
+        devices,
+        seccomp,
+        target_pid: target.as_deref(),
+    };
+    Ok(to_json(&container_spec(&input)?)?)
+}
+
+/// The PID namespace of the container that this one is to look into.
+fn target(context: &Context, spec: &ContainerSpec) -> Result<Option<PathBuf>> {
+    let PidMode::Target(target) = &spec.security.pid else { return Ok(None) };
+    let found = context.record.containers.values().find(|c| c.id.as_str() == target);
+    match found.and_then(|c| c.task.held().filter(|_| c.running())) {
+        Some(task) => Ok(Some(PathBuf::from(format!("/proc/{}/ns/pid", task.pid)))),
+        None => failed(
+            Kind::Invalid,
+            format!("namespace_options.target_id: container {target:?} does not run in this pod"),
+        ),
+    }
+}
+
+/// What is at each mount's source and each device's path, in order.
+async fn stat(context: &Context, spec: &ContainerSpec) -> Result<Vec<Value>> {
+    let source = |m: &Mount| match &m.source {
+        MountSource::Host(path) => json!({"path": path, "want": "any"}),
+        MountSource::Image { .. } => json!({"path": "/", "want": "any"}),
+    };
+    let mut paths: Vec<Value> = spec.mounts.iter().map(source).collect();
+    paths.extend(spec.devices.iter().map(|d| json!({"path": d.host_path, "want": "device"})));
+    if paths.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (asked, deadline) = (paths.len(), context.settings().stat_deadline);
+    let answer = helper::call(context, "stat", &json!({"paths": paths}), deadline).await?;
+    match answer["paths"].as_array() {
+        Some(found) if found.len() == asked => Ok(found.clone()),
+        _ => failed(Kind::Broken, format!("berth-helper stat answered {answer}")),
+    }
+}
+
+fn mounts(spec: &ContainerSpec, found: &[Value]) -> Result<Vec<CheckedMount>> {
+    let mut checked = Vec::new();
+    for (mount, found) in spec.mounts.iter().zip(found) {
+        let MountSource::Host(path) = &mount.source else {
+            return failed(Kind::Unimplemented, "mounts: image volumes are not supported yet");
+        };
+        let at = mount.container_path.display();
+        if found["exists"] != Value::Bool(true) {
+            let text = format!("mounts: the host path {} of {at} does not exist", path.display());
+            return failed(Kind::Invalid, text);
+        }
+        let propagation = match found["propagation"].as_str() {
+            Some("shared") => SourcePropagation::Shared,
+            Some("slave") => SourcePropagation::Slave,
+            _ => SourcePropagation::Private,
+        };
+        enough(mount, propagation)?;
+        checked.push(CheckedMount { source: path.clone(), propagation, id_mapped: false });
+    }
+    Ok(checked)
+}
+
+/// A mount that is to send or receive others must lie on one that does.
+fn enough(mount: &Mount, on: SourcePropagation) -> Result<()> {
+    let wanted = match (mount.propagation, on) {
+        (Propagation::Bidirectional, SourcePropagation::Shared)
+        | (Propagation::HostToContainer, SourcePropagation::Shared | SourcePropagation::Slave)
+        | (Propagation::Private, _) => return Ok(()),
+        (Propagation::Bidirectional, _) => "shared",
+        (Propagation::HostToContainer, _) => "shared or slave",
+    };
+    let at = mount.container_path.display();
+    failed(
+        Kind::Invalid,
+        format!("mounts: the source of {at} is not on a {wanted} mount: `mount --make-rshared` it"),
+    )
+}
+
+fn devices(spec: &ContainerSpec, found: &[Value]) -> Result<Vec<Vec<DeviceNode>>> {
+    let mut all = Vec::new();
+    for (device, found) in spec.devices.iter().zip(found) {
+        let nodes = found["devices"].as_array().cloned().unwrap_or_else(|| vec![found.clone()]);
+        let nodes: Option<Vec<_>> =
+            nodes.iter().map(|node| self::node(&device.host_path, node)).collect();
+        match nodes.filter(|nodes| !nodes.is_empty()) {
+            Some(nodes) => all.push(nodes),
+            None => {
+                let path = device.host_path.display();
+                return failed(Kind::Invalid, format!("devices: {path} is no device of this node"));
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn node(asked: &Path, found: &Value) -> Option<DeviceNode> {
+    let kind = match found["kind"].as_str()? {
+        "char" => DeviceKind::Char,
+        "block" => DeviceKind::Block,
+        "fifo" => DeviceKind::Fifo,
+        _ => return None,
+    };
+    let number = |key: &str| found[key].as_u64().and_then(|n| u32::try_from(n).ok());
+    Some(DeviceNode {
+        path: found["path"].as_str().map_or_else(|| asked.to_owned(), PathBuf::from),
+        kind,
+        major: found["major"].as_i64().unwrap_or_default(),
+        minor: found["minor"].as_i64().unwrap_or_default(),
+        mode: number("mode").unwrap_or(0o666) & 0o7777,
+        uid: number("uid").unwrap_or_default(),
+        gid: number("gid").unwrap_or_default(),
+    })
+}
+
+async fn seccomp(spec: &ContainerSpec) -> Result<Option<Seccomp>> {
+    let Profile::Localhost(path) = &spec.security.seccomp else { return Ok(None) };
+    if spec.security.privileged {
+        return Ok(None);
+    }
+    let path = PathBuf::from(path);
+    blocking(move || {
+        let profile = std::fs::read(&path)
+            .map_err(|e| ("read the seccomp profile", path.as_path(), e).fail())?;
+        Ok(Some(parse_profile(&text(&path), &profile)?))
+    })
+    .await
+}
+
+/// Makes the bundle, or makes it again over what an earlier try left.
+pub(super) fn write(bundle: &Path, config: &[u8]) -> Result<()> {
+    let rootfs = bundle.join("rootfs");
+    std::fs::create_dir_all(&rootfs).map_err(|e| ("make", rootfs.as_path(), e).fail())?;
+    replace(&bundle.join("config.json"), config)
+}
+
+/// Writes a file whole or not at all.
+pub(super) fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    let new = path.with_extension("new");
+    std::fs::write(&new, content).map_err(|e| ("write", new.as_path(), e).fail())?;
+    std::fs::rename(&new, path).map_err(|e| ("replace", path, e).fail())?;
+    Ok(())
+}
+
+pub(super) async fn release(context: &Context, id: &ContainerId) -> Result<()> {
+    clear(context, &context.layout().bundle(id.as_str())).await
+}
+
+/// Unmounts what remains below a bundle, strangers' mounts among it, and removes the bundle.
+pub(super) async fn clear(context: &Context, bundle: &Path) -> Result<()> {
+    let mounted = !Table::own()?.below(bundle).is_empty();
+    if mounted {
+        helper::call(context, "unmount", &json!({"below": bundle}), UNMOUNT).await?;
+    }
+    let bundle = bundle.to_owned();
+    blocking(move || {
+        // Never through a mount: what is below is then somebody's data.
+        if Table::own()?.below(&bundle).is_empty() {
+            return files::remove(&bundle);
+        }
+        failed(Kind::Busy, format!("something is still mounted below {}", bundle.display()))
+    })
+    .await
+}

@@ -1,0 +1,113 @@
+//! The end of a container: waited for, made certain, and only then reported.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, UNIX_EPOCH};
+
+use berth_pod::ContainerId;
+use berth_pod::job::Outcome;
+use berth_pod::record::{Exit, PodRecord, ShimFact};
+use berth_sys::{Pid, pidfd, process};
+
+use super::{Context, Result, Trouble, blocking, cgroup, connection};
+
+/// How long a shim whose connection was lost may take to be gone.
+const SOON: Duration = Duration::from_secs(2);
+
+/// Waits for the exit, then sees that nothing of the container is alive.
+pub(super) async fn watch(context: &Context, id: &ContainerId) -> Result<Outcome> {
+    let exited = match connection(context).await {
+        Ok(shim) => match shim.wait(id.as_str(), None).await {
+            Ok(exited) => Ok((shim, exited)),
+            Err(why) => Err(why.into()),
+        },
+        Err(why) => Err(why),
+    };
+    match exited {
+        Ok((shim, exited)) => {
+            let ours = shim.exit_facts(id.as_str()).await.ok();
+            let counted = settle(context, id).await?;
+            let oom = ours.map_or(counted, |facts| facts.oom_killed || counted);
+            let at = exited.at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+            let at = at.and_then(|at| i64::try_from(at.as_nanos()).ok());
+            let code = i32::try_from(exited.status).unwrap_or(255);
+            Ok(Outcome::Exited(exit(code, at.unwrap_or_else(|| context.shared.now()), oom)))
+        }
+        Err(why) => unanswered(context, id, why).await,
+    }
+}
+
+fn exit(code: i32, at: i64, oom: bool) -> Exit {
+    let reason = match (oom, code) {
+        (true, 137) => "OOMKilled",
+        (_, 0) => "Completed",
+        _ => "Error",
+    };
+    Exit { code, at, reason: reason.into(), message: String::new() }
+}
+
+/// The shim cannot say: if it is dead, so is the container once its cgroup is empty.
+async fn unanswered(context: &Context, id: &ContainerId, why: Trouble) -> Result<Outcome> {
+    let Trouble::Failed(failure) = &why else { return Err(why) };
+    let lost = |message: String| {
+        let at = context.shared.now();
+        Outcome::Exited(Exit { code: 255, at, reason: "Error".into(), message })
+    };
+    if failure.kind == berth_pod::Kind::NotFound {
+        settle(context, id).await?;
+        return Ok(lost(format!(
+            "the shim does not know the container any more: {}",
+            failure.message
+        )));
+    }
+    context.shared.disconnect(&context.record.id);
+    if !gone_soon(&context.record).await {
+        return Err(why);
+    }
+    let oom = settle(context, id).await?;
+    let mut end = lost(format!("the pod's shim died: {}", failure.message));
+    if let (true, Outcome::Exited(exit)) = (oom, &mut end) {
+        exit.message.push_str("; the kernel had killed in the container for lack of memory");
+    }
+    Ok(end)
+}
+
+/// Kills what is left in the container's cgroup and sees it gone; says if the kernel had killed in
+/// it for lack of memory.
+async fn settle(context: &Context, id: &ContainerId) -> Result<bool> {
+    let cgroup = context.shared.cgroups.at(&cgroup::path_of(context, id))?;
+    blocking(move || {
+        if !cgroup.exists() {
+            return Ok(false);
+        }
+        cgroup::nobody(&cgroup, cgroup.kill(cgroup::KILL)?)?;
+        Ok(cgroup.oom_kills().unwrap_or(0) > 0)
+    })
+    .await
+}
+
+/// The shim's process, if that very one is still there.
+pub(super) fn shim_pidfd(fact: &ShimFact) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(fact.pid?).ok()?)?;
+    let fd = pidfd::open(pid).ok()?;
+    // Compared after the open: the pid cannot have come to name another one since.
+    (process::start_time(pid).ok() == fact.pid_start).then_some(fd)
+}
+
+/// Is the shim's process gone for certain? One whose pid is not known counts as alive.
+pub(crate) fn is_dead(record: &PodRecord) -> bool {
+    match record.shim.held() {
+        Some(fact) if fact.pid.is_some() => {
+            shim_pidfd(fact).is_none_or(|fd| !pidfd::alive(&fd).unwrap_or(false))
+        }
+        Some(_) => false,
+        None => true,
+    }
+}
+
+/// The same, waiting a little: a connection breaks before its process is gone.
+pub(super) async fn gone_soon(record: &PodRecord) -> bool {
+    let Some(fact) = record.shim.held() else { return true };
+    let Some(fd) = shim_pidfd(fact) else { return fact.pid.is_some() };
+    let waited = blocking(move || Ok(pidfd::wait_exited(&fd, SOON)?)).await;
+    waited.unwrap_or(false)
+}

@@ -1,0 +1,111 @@
+//! resolv.conf, hostname and hosts on the disk, and /dev/shm: ours, so no child is needed.
+
+use std::path::{Path, PathBuf};
+
+use berth_oci::files::{hostname_file, resolv_conf};
+use berth_pod::record::{FilesFact, PodFact};
+use berth_pod::spec::{PodOrNode, SandboxSpec};
+use berth_sys::mounts;
+
+use super::{Context, Result, blocking};
+use crate::convert::Fail as _;
+
+/// A hosts file for a node that has none.
+const LOCALHOST: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost\n";
+
+pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
+    let (id, spec) = (&context.record.id, &context.record.spec.spec);
+    let directory = context.layout().sandbox_files(id);
+    let files = context.layout().files(id, spec);
+    let contents = [
+        ("resolv.conf", resolv(context, spec)?),
+        ("hostname", hostname_file(context.layout().hostname(spec))),
+        (
+            "hosts",
+            std::fs::read_to_string(&context.settings().hosts).unwrap_or_else(|_| LOCALHOST.into()),
+        ),
+    ];
+    let shm = files.shm.clone().unwrap_or_default();
+    let own_shm = spec.namespaces.ipc == PodOrNode::Pod;
+    let options = shm_options(context, spec);
+    let fact = FilesFact {
+        resolv_conf: directory.join("resolv.conf"),
+        hostname: directory.join("hostname"),
+        hosts: directory.join("hosts"),
+        shm: shm.clone(),
+    };
+    blocking(move || {
+        make(&directory)?;
+        for (name, text) in contents {
+            let path = directory.join(name);
+            std::fs::write(&path, text).map_err(|e| ("write", path.as_path(), e).fail())?;
+        }
+        if own_shm { mount_shm(&shm, &options) } else { Ok(()) }
+    })
+    .await?;
+    Ok(PodFact::Files(fact))
+}
+
+fn make(directory: &Path) -> Result<()> {
+    std::fs::create_dir_all(directory).map_err(|e| ("make", directory, e).fail())?;
+    Ok(())
+}
+
+fn resolv(context: &Context, spec: &SandboxSpec) -> Result<String> {
+    match &spec.dns {
+        Some(dns) => Ok(resolv_conf(dns)?),
+        None => {
+            let path = &context.settings().resolv_conf;
+            // A node without one resolves nothing, and neither do its pods.
+            Ok(std::fs::read_to_string(path).unwrap_or_default())
+        }
+    }
+}
+
+/// The root of a pod with a user namespace must own its shm.
+fn shm_options(context: &Context, spec: &SandboxSpec) -> String {
+    let mut options = format!("mode=1777,size={}", context.settings().shm_size);
+    if let Some(user) = &spec.namespaces.user {
+        let root = |ranges: &[berth_pod::spec::IdMapping]| {
+            ranges.iter().find(|m| m.container_id == 0).map(|m| m.host_id)
+        };
+        if let (Some(uid), Some(gid)) = (root(&user.uids), root(&user.gids)) {
+            options.push_str(&format!(",uid={uid},gid={gid}"));
+        }
+    }
+    options
+}
+
+fn mount_shm(shm: &PathBuf, options: &str) -> Result<()> {
+    make(shm)?;
+    let there = berth_sys::mountinfo::Table::own()?;
+    if there.is_mount_point(shm) {
+        return Ok(()); // an earlier try has mounted it
+    }
+    let flags = mounts::Flags::NOSUID | mounts::Flags::NOEXEC | mounts::Flags::NODEV;
+    Ok(mounts::mount("shm", shm, "tmpfs", flags, options)?)
+}
+
+pub(super) async fn release(context: &Context) -> Result<()> {
+    let (id, layout) = (&context.record.id, context.layout());
+    let (directory, state) = (layout.sandbox_files(id), layout.sandbox_state(id));
+    blocking(move || {
+        let shm = state.join("shm");
+        if shm.exists() {
+            mounts::unmount_all(&shm)?;
+        }
+        remove(&state)?;
+        remove(&directory)
+    })
+    .await
+}
+
+/// Removes a directory of ours; absent is fine.
+pub(super) fn remove(directory: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(directory) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(("remove", directory, e).fail().into())
+        }
+        _ => Ok(()),
+    }
+}

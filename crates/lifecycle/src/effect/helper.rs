@@ -1,0 +1,46 @@
+//! Running `berth-helper`: what touches namespaces, or paths that strangers supply, happens in a
+//! process that can be killed, never in a thread of the daemon.
+
+use std::time::Duration;
+
+use berth_job::Job;
+use berth_pod::Kind;
+use berth_sys::spawn::Spawn;
+use serde_json::Value;
+
+use super::{Context, Result, failed};
+
+/// More than any answer.
+const ANSWER: usize = 4 << 20;
+
+/// Runs one verb with a JSON request, and gives its JSON answer.
+pub(crate) async fn call(
+    context: &Context,
+    verb: &str,
+    request: &Value,
+    deadline: Duration,
+) -> Result<Value> {
+    let spawn = Spawn::new(&context.settings().helper)
+        .arg(verb)
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .cgroups(&context.shared.jobs_enter);
+    let job = Job::new(spawn, deadline).stdin(request.to_string().into_bytes()).capture(ANSWER);
+    let outcome = job.run().await?;
+    let answer: Value = serde_json::from_slice(&outcome.stdout).unwrap_or(Value::Null);
+    if outcome.exit.success() {
+        return Ok(answer);
+    }
+    let error = &answer["error"];
+    let message = error["message"].as_str().or(error.as_str()).map(str::to_owned);
+    let said = || String::from_utf8_lossy(&outcome.stderr).trim().to_owned();
+    let kind = match error["kind"].as_str() {
+        Some("invalid") => Kind::Invalid,
+        Some("not_found") => Kind::NotFound,
+        Some("exists") => Kind::Exists,
+        Some("busy") => Kind::Busy,
+        Some("unimplemented") => Kind::Unimplemented,
+        Some("exhausted") => Kind::Exhausted,
+        _ => Kind::Broken,
+    };
+    failed(kind, format!("berth-helper {verb} {}: {}", outcome.exit, message.unwrap_or_else(said)))
+}

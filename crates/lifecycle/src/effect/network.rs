@@ -1,0 +1,81 @@
+//! The pod's attachment to the network, through CNI.
+
+use berth_cni::{Attachment, Bandwidth, PodIdentity};
+use berth_pod::Kind;
+use berth_pod::record::{NetworkFact, PodFact};
+use berth_pod::spec::{PodOrNode, Protocol, SandboxSpec};
+
+use super::{Context, Result, failed};
+
+pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
+    if context.record.spec.spec.namespaces.network == PodOrNode::Node {
+        return Ok(PodFact::Network(NetworkFact::default()));
+    }
+    let attached = context.shared.network.attach(&attachment(context)?).await?;
+    let ips = attached.ips.iter().map(|ip| ip.address.addr()).collect();
+    Ok(PodFact::Network(NetworkFact { ips }))
+}
+
+/// DEL comes before the netns goes: without one, bridge leaves its masquerade rules behind. After
+/// a reboot, and when the netns is gone, the cached result is what DEL works from.
+pub(super) async fn release(context: &Context) -> Result<()> {
+    if context.record.spec.spec.namespaces.network == PodOrNode::Node {
+        return Ok(());
+    }
+    Ok(context.shared.network.detach(&attachment(context)?).await?)
+}
+
+fn attachment(context: &Context) -> Result<Attachment> {
+    let (id, spec) = (&context.record.id, &context.record.spec.spec);
+    let annotations = spec.annotations.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+    let bandwidth = match Bandwidth::from_annotations(annotations) {
+        Ok(bandwidth) => bandwidth,
+        Err(why) => return failed(Kind::Invalid, why.to_string()),
+    };
+    Ok(Attachment {
+        container_id: id.to_string(),
+        netns: context.layout().netns(id),
+        pod: PodIdentity {
+            namespace: spec.name.namespace.clone(),
+            name: spec.name.name.clone(),
+            uid: spec.name.uid.clone(),
+        },
+        port_mappings: ports(spec)?,
+        bandwidth,
+        dns: spec.dns.as_ref().map(|dns| berth_cni::Dns {
+            servers: dns.servers.clone(),
+            searches: dns.searches.clone(),
+            options: dns.options.clone(),
+        }),
+        cgroup_path: context.record.cgroup.held().map(|c| c.path.clone()),
+        ip_ranges: Vec::new(),
+        aliases: Vec::new(),
+    })
+}
+
+fn ports(spec: &SandboxSpec) -> Result<Vec<berth_cni::PortMapping>> {
+    let mut ports = Vec::new();
+    for port in &spec.port_mappings {
+        let host_ip = match port.host_ip.as_str() {
+            "" => None,
+            text => match text.parse() {
+                Ok(ip) => Some(ip),
+                Err(_) => {
+                    let text = format!("port_mappings: host_ip {text:?} is not an IP address");
+                    return failed(Kind::Invalid, text);
+                }
+            },
+        };
+        ports.push(berth_cni::PortMapping {
+            host_port: port.host_port,
+            container_port: port.container_port,
+            protocol: match port.protocol {
+                Protocol::Tcp => berth_cni::Protocol::Tcp,
+                Protocol::Udp => berth_cni::Protocol::Udp,
+                Protocol::Sctp => berth_cni::Protocol::Sctp,
+            },
+            host_ip,
+        });
+    }
+    Ok(ports)
+}

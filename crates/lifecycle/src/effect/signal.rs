@@ -1,0 +1,54 @@
+//! The stop signal, and the kill that ends the grace.
+
+use std::time::Duration;
+
+use berth_pod::job::Outcome;
+use berth_pod::{ContainerId, Kind};
+use berth_shim_client::Kind as ShimKind;
+use berth_sys::Signal;
+
+use super::{Context, Result, Trouble, blocking, cgroup, connection};
+
+/// A shim that takes longer to kill than this is by-passed.
+const KILL: Duration = Duration::from_secs(3);
+
+/// Sends the stop signal: the one asked for, else the image's, else SIGTERM.
+pub(super) async fn terminate(context: &Context, id: &ContainerId) -> Result<Outcome> {
+    let c = context.container(id)?;
+    let image = c.image.held().map(|i| i.facts.stop_signal.as_str()).unwrap_or_default();
+    let of_image = || image.parse::<Signal>().ok().map(Signal::number);
+    let signal = c.spec.spec.stop_signal.or_else(of_image).unwrap_or(15);
+    match connection(context).await?.kill(id.as_str(), None, signal, false).await {
+        Err(why) if !over(why.kind()) => Err(why.into()),
+        _ => Ok(Outcome::Done),
+    }
+}
+
+/// Ended already, or not there.
+fn over(kind: ShimKind) -> bool {
+    matches!(kind, ShimKind::NotFound | ShimKind::WrongState)
+}
+
+/// Kills through the shim; from the second time on, or without one, by the cgroup.
+pub(super) async fn kill(context: &Context, id: &ContainerId, tries: u32) -> Result<Outcome> {
+    if tries == 0 {
+        let asked = async {
+            let shim = connection(context).await?;
+            Ok::<_, Trouble>(shim.kill(id.as_str(), None, 9, true).await)
+        };
+        match tokio::time::timeout(KILL, asked).await {
+            Ok(Ok(Ok(()))) => return Ok(Outcome::Done),
+            Ok(Ok(Err(why))) if over(why.kind()) => return Ok(Outcome::Done),
+            _ => {}
+        }
+    }
+    let cgroup = context.shared.cgroups.at(&cgroup::path_of(context, id))?;
+    blocking(move || {
+        if !cgroup.exists() {
+            return super::failed(Kind::NotFound, "the container's cgroup is gone");
+        }
+        cgroup::nobody(&cgroup, cgroup.kill(cgroup::KILL)?)?;
+        Ok(Outcome::Done)
+    })
+    .await
+}

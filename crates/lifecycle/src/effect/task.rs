@@ -1,0 +1,130 @@
+//! The container's task in the shim: created and started, or adopted; killed and deleted.
+
+use berth_pod::record::{ContainerFact, TaskFact};
+use berth_pod::spec::Stdin;
+use berth_pod::{ContainerId, Kind};
+use berth_shim_client::{Any, Create, Kind as ShimKind, Mount, Options, Shim, Status};
+
+use super::{Context, Result, Trouble, cgroup, connection, exit, failed, shim};
+
+/// How long a killed task may take to be reported as ended.
+const END: std::time::Duration = std::time::Duration::from_secs(10);
+
+pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<ContainerFact> {
+    let shim = connection(context).await?;
+    let name = id.as_str();
+    match shim.create(create(context, id)?).await {
+        Ok(_) => {}
+        Err(why) if why.kind() == ShimKind::Exists => {
+            let state = shim.state(name, None).await?;
+            if state.status != Status::Created {
+                // An earlier try has started it.
+                return Ok(started(context, state.pid));
+            }
+        }
+        Err(why) => return Err(why.into()),
+    }
+    let pid = shim.start(name, None).await?;
+    Ok(started(context, pid))
+}
+
+fn started(context: &Context, pid: u32) -> ContainerFact {
+    ContainerFact::Task(TaskFact { pid, started_at: context.shared.now() })
+}
+
+fn create(context: &Context, id: &ContainerId) -> Result<Create> {
+    let c = context.container(id)?;
+    let Some(rootfs) = c.rootfs.held().cloned() else {
+        return failed(Kind::Broken, "the rootfs is not held");
+    };
+    let spec = &c.spec.spec;
+    let log = spec.log_path.as_ref().map(|path| format!("berth-log://{}", path.display()));
+    let log = log.unwrap_or_default();
+    Ok(Create {
+        id: id.to_string(),
+        bundle: context.layout().bundle(id.as_str()),
+        rootfs: vec![Mount {
+            kind: rootfs.kind,
+            source: rootfs.source,
+            target: String::new(),
+            options: rootfs.options,
+        }],
+        terminal: spec.tty,
+        stdin: match spec.stdin {
+            Stdin::Closed => String::new(),
+            Stdin::Open => "berth-stdin:open".into(),
+            Stdin::Once => "berth-stdin:once".into(),
+        },
+        stderr: if spec.tty { String::new() } else { log.clone() },
+        stdout: log,
+        options: Some(options(context, id)?),
+        checkpoint: None,
+    })
+}
+
+fn options(context: &Context, id: &ContainerId) -> Result<Any> {
+    let handler = context.handler()?;
+    let options = Options {
+        runtime_binary: handler.runtime.clone(),
+        runtime_root: Some(handler.runtime_root.clone()),
+        systemd_cgroup: false,
+        cgroup_path: Some(cgroup::path_of(context, id)),
+    };
+    Ok(options.into_any()?)
+}
+
+/// Kills what may run, and deletes the task. A dead shim's binary does it in its place.
+pub(super) async fn release(context: &Context, id: &ContainerId) -> Result<()> {
+    if context.rebooted() {
+        return Ok(());
+    }
+    match connection(context).await {
+        Ok(shim) => match end(&shim, id).await {
+            Err(Trouble::Failed(why)) if why.kind == Kind::Unavailable => {
+                context.shared.disconnect(&context.record.id);
+                without_shim(context, id, Trouble::Failed(why)).await
+            }
+            done => done,
+        },
+        Err(why) => without_shim(context, id, why).await,
+    }
+}
+
+async fn without_shim(context: &Context, id: &ContainerId, why: Trouble) -> Result<()> {
+    if !exit::gone_soon(&context.record).await {
+        return Err(why);
+    }
+    cgroup::clear(context.shared.cgroups.at(&cgroup::path_of(context, id))?).await?;
+    shim::delete(context, id.as_str()).await
+}
+
+async fn end(shim: &Shim, id: &ContainerId) -> Result<()> {
+    let name = id.as_str();
+    let absent = |kind| kind == ShimKind::NotFound;
+    match shim.state(name, None).await {
+        Err(why) if absent(why.kind()) => return Ok(()),
+        Err(why) => return Err(why.into()),
+        Ok(state) if state.status == Status::Stopped => {}
+        Ok(_) => {
+            match shim.kill(name, None, 9, true).await {
+                Err(why) if !absent(why.kind()) && why.kind() != ShimKind::WrongState => {
+                    return Err(why.into());
+                }
+                _ => {}
+            }
+            match tokio::time::timeout(END, shim.wait(name, None)).await {
+                Ok(Err(why)) if !absent(why.kind()) => return Err(why.into()),
+                Ok(_) => {}
+                Err(_) => {
+                    let text =
+                        format!("container {id} was killed and has not ended within {END:?}");
+                    return failed(Kind::TimedOut, text);
+                }
+            }
+        }
+    }
+    match shim.delete(name, None).await {
+        Err(why) if !absent(why.kind()) => Err(why.into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,104 @@
+//! Where everything of a pod lies. Names follow from ids alone, so that what an earlier try or an
+//! earlier daemon left is found without asking anybody.
+
+use std::path::{Path, PathBuf};
+
+use berth_oci::facts::{NamespacePaths, PodFiles};
+use berth_pod::spec::{PidMode, PodOrNode, SandboxSpec};
+use berth_pod::{ContainerId, SandboxId};
+
+use crate::settings::Settings;
+
+/// Places on this node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout<'a>(pub &'a Settings);
+
+impl Layout<'_> {
+    /// The bundle of a sandbox or a container.
+    pub(crate) fn bundle(&self, id: &str) -> PathBuf {
+        self.0.state_dir.join("bundles").join(id)
+    }
+
+    /// What a sandbox has under the state directory: pinned namespaces and shm.
+    pub(crate) fn sandbox_state(&self, id: &SandboxId) -> PathBuf {
+        self.0.state_dir.join("sandboxes").join(id.as_str())
+    }
+
+    /// What a sandbox has on the disk: resolv.conf, hostname, hosts.
+    pub(crate) fn sandbox_files(&self, id: &SandboxId) -> PathBuf {
+        self.0.root_dir.join("sandboxes").join(id.as_str())
+    }
+
+    /// The root of a container's file system, where its shim mounts it.
+    pub(crate) fn rootfs(&self, id: &ContainerId) -> PathBuf {
+        self.bundle(id.as_str()).join("rootfs")
+    }
+
+    /// Where a shared PID namespace is pinned, by our shim.
+    pub(crate) fn pid_ns(&self, id: &SandboxId) -> PathBuf {
+        self.bundle(id.as_str()).join("pidns")
+    }
+
+    /// Where the network namespace is pinned: with the node's own, so that any tool finds it.
+    pub(crate) fn netns(&self, id: &SandboxId) -> PathBuf {
+        self.0.netns_dir.join(format!("berth-{}", &id.as_str()[..32]))
+    }
+
+    /// The namespaces that a pod is to have, pinned or not yet.
+    pub(crate) fn namespaces(&self, id: &SandboxId, spec: &SandboxSpec) -> NamespacePaths {
+        let pins = self.sandbox_state(id);
+        let wanted = &spec.namespaces;
+        let own_net = wanted.network == PodOrNode::Pod;
+        NamespacePaths {
+            user: wanted.user.is_some().then(|| pins.join("user")),
+            net: own_net.then(|| self.netns(id)),
+            ipc: (wanted.ipc == PodOrNode::Pod).then(|| pins.join("ipc")),
+            uts: own_net.then(|| pins.join("uts")),
+            pid: (wanted.pid == PidMode::Pod).then(|| self.pid_ns(id)),
+        }
+    }
+
+    /// The files that a pod's containers see.
+    pub(crate) fn files(&self, id: &SandboxId, spec: &SandboxSpec) -> PodFiles {
+        let files = self.sandbox_files(id);
+        let own_ipc = spec.namespaces.ipc == PodOrNode::Pod;
+        let shm = if own_ipc { self.sandbox_state(id).join("shm") } else { "/dev/shm".into() };
+        PodFiles {
+            resolv_conf: Some(files.join("resolv.conf")),
+            hostname: Some(files.join("hostname")),
+            hosts: Some(files.join("hosts")),
+            shm: Some(shm),
+        }
+    }
+
+    /// The pod's host name: its own, or the node's on the host network.
+    pub(crate) fn hostname<'s>(&'s self, spec: &'s SandboxSpec) -> &'s str {
+        let own = spec.namespaces.network == PodOrNode::Pod && !spec.hostname.is_empty();
+        if own { &spec.hostname } else { &self.0.hostname }
+    }
+
+    /// The cgroup in which a dead daemon's jobs are found and killed.
+    pub(crate) fn jobs_cgroup(&self) -> String {
+        below(&self.0.cgroup_root, "jobs")
+    }
+
+    /// The leaf of a pod's shim.
+    pub(crate) fn shim_cgroup(&self, id: &SandboxId) -> String {
+        below(&below(&self.0.cgroup_root, "shims"), id.as_str())
+    }
+
+    /// The pod's own cgroup, when nobody named one.
+    pub(crate) fn pod_cgroup(&self, id: &SandboxId) -> String {
+        below(&below(&self.0.cgroup_root, "pods"), id.as_str())
+    }
+}
+
+/// A cgroup below another.
+pub(crate) fn below(parent: &str, name: &str) -> String {
+    format!("{}/{name}", parent.trim_end_matches('/'))
+}
+
+/// A path as text; every path here is made of UTF-8.
+pub(crate) fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}

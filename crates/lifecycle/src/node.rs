@@ -1,0 +1,354 @@
+//! The pods of this node, as CRI asks for them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_pod::machine::{Machine, Nanos, Reply, Request};
+use berth_pod::record::PodRecord;
+use berth_pod::spec::{Admitted, ContainerSpec, Resources, SandboxSpec};
+use berth_pod::{ContainerId, Kind, SandboxId};
+use tokio::sync::mpsc;
+
+use crate::effect::{Context, cancel, connection};
+use crate::exec::{self, not_running};
+use crate::figures::Step;
+use crate::layout::Layout;
+use crate::registry::{Entry, ask, not_found};
+use crate::shared::Shared;
+use crate::start::{self, Parts};
+use crate::view::{ContainerState, ContainerView, NodeReport, PodView};
+use crate::{Error, pod_task};
+
+/// The pods of this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    shared: Arc<Shared>,
+}
+
+/// What a command run in a container gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExecOutput {
+    /// Standard output, at most 16 MiB.
+    pub stdout: Vec<u8>,
+    /// Standard error, at most 16 MiB.
+    pub stderr: Vec<u8>,
+    /// Exit code; 128 + n when a signal ended it.
+    pub exit_code: i32,
+}
+
+impl Node {
+    /// Fences the jobs of a dead daemon, loads the records and adopts what lives.
+    ///
+    /// # Errors
+    /// The records, the cgroups or the directories cannot be used.
+    pub async fn start(parts: Parts) -> Result<Self, Error> {
+        Ok(Self { shared: start::start(parts).await? })
+    }
+
+    /// Runs a sandbox, joins one under way, or answers the id of the equal one that is ready.
+    ///
+    /// # Errors
+    /// Exists, WrongState, or whatever stopped a step.
+    pub async fn run_sandbox(&self, spec: Admitted<SandboxSpec>) -> Result<SandboxId, Error> {
+        let handler = self.handler(&spec.spec.handler)?;
+        loop {
+            let make = || self.make(&spec, &handler);
+            let (id, queue) = self.shared.registry.named_or(&spec.spec.name, make);
+            let request = Request::RunSandbox { digest: spec.digest.clone() };
+            match ask(&queue, self.shared.token(), request).await {
+                Some(Ok(Reply::Anew)) | None => {} // what had the name is gone: begin anew
+                Some(Ok(_)) => return Ok(id),
+                Some(Err(why)) => return Err(why.into()),
+            }
+        }
+    }
+
+    /// The configured handler that a request means.
+    fn handler(&self, asked: &str) -> Result<String, Error> {
+        let settings = &self.shared.settings;
+        let name = if asked.is_empty() { settings.default_handler.as_str() } else { asked };
+        if settings.handlers.contains_key(name) {
+            return Ok(name.to_owned());
+        }
+        let there: Vec<_> = settings.handlers.keys().map(String::as_str).collect();
+        let there = there.join(", ");
+        Err(Error::new(
+            Kind::Invalid,
+            format!(
+                "no runtime handler {name:?} is configured on this node (there is: {there}): fix the RuntimeClass, or the [handlers] of the configuration"
+            ),
+        ))
+    }
+
+    fn make(
+        &self,
+        spec: &Admitted<SandboxSpec>,
+        handler: &str,
+    ) -> (SandboxId, mpsc::UnboundedSender<pod_task::Message>) {
+        let id = SandboxId::from_random(random());
+        let (own, queue) = mpsc::unbounded_channel();
+        let boot = self.shared.boot_id.clone();
+        let record =
+            PodRecord::new(id.clone(), boot, spec.clone(), handler.to_owned(), self.shared.now());
+        pod_task::start(&self.shared, Machine::new(record), (own.clone(), queue));
+        (id, own)
+    }
+
+    /// Stops a sandbox and its containers; an unknown id is success. `id` may be a unique prefix.
+    ///
+    /// # Errors
+    /// A process that cannot be killed is named.
+    pub async fn stop_sandbox(&self, id: &str) -> Result<(), Error> {
+        self.pod(id, Request::StopSandbox).await
+    }
+
+    /// Removes a sandbox and its containers; an unknown id is success.
+    ///
+    /// # Errors
+    /// A process that cannot be killed is named.
+    pub async fn remove_sandbox(&self, id: &str) -> Result<(), Error> {
+        self.pod(id, Request::RemoveSandbox).await
+    }
+
+    async fn pod(&self, id: &str, request: Request) -> Result<(), Error> {
+        match self.shared.registry.sandbox(id) {
+            Ok((_, entry)) => done(self.ask(&entry, request).await),
+            Err(why) if why.kind() == Kind::NotFound => Ok(()),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// Every listed pod.
+    pub fn sandboxes(&self) -> Vec<Arc<PodView>> {
+        self.shared.registry.views().into_iter().filter(|v| v.listed).collect()
+    }
+
+    /// One listed pod by id or unique prefix.
+    ///
+    /// # Errors
+    /// NotFound, or Invalid when the prefix stands for several.
+    pub fn sandbox(&self, id: &str) -> Result<Arc<PodView>, Error> {
+        let (full, entry) = self.shared.registry.sandbox(id)?;
+        let view = entry.view.filter(|v| v.listed);
+        view.ok_or_else(|| not_found("sandbox", full.as_str()))
+    }
+
+    /// Creates a container in a ready sandbox.
+    ///
+    /// # Errors
+    /// NotFound, WrongState, Exists, or whatever stopped a step.
+    pub async fn create_container(
+        &self,
+        sandbox: &str,
+        spec: Admitted<ContainerSpec>,
+    ) -> Result<ContainerId, Error> {
+        let (full, entry) = self.shared.registry.sandbox(sandbox)?;
+        let request = Request::CreateContainer(ContainerId::from_random(random()), Box::new(spec));
+        match self.ask(&entry, request).await {
+            Some(Ok(Reply::Container(id))) => Ok(id),
+            Some(Err(why)) => Err(why),
+            Some(Ok(_)) | None => Err(not_found("sandbox", full.as_str())),
+        }
+    }
+
+    /// Starts a created container; running already is success.
+    ///
+    /// # Errors
+    /// NotFound, WrongState, or why it cannot be started: it is then EXITED, StartError.
+    pub async fn start_container(&self, id: &str) -> Result<(), Error> {
+        let (id, _, entry) = self.shared.registry.container(id)?;
+        match self.ask(&entry, Request::StartContainer(id.clone())).await {
+            None => Err(not_found("container", id.as_str())),
+            answer => done(answer),
+        }
+    }
+
+    /// Stops a container within a grace; an unknown id is success.
+    ///
+    /// # Errors
+    /// A process that cannot be killed is named.
+    pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), Error> {
+        let grace = Nanos::try_from(grace.as_nanos()).unwrap_or(Nanos::MAX / 4);
+        self.on_container(id, |id| Request::StopContainer(id, grace)).await
+    }
+
+    /// Removes a container, killing it if it runs; an unknown id is success.
+    ///
+    /// # Errors
+    /// A process that cannot be killed is named.
+    pub async fn remove_container(&self, id: &str) -> Result<(), Error> {
+        self.on_container(id, Request::RemoveContainer).await
+    }
+
+    async fn on_container(
+        &self,
+        id: &str,
+        request: impl FnOnce(ContainerId) -> Request,
+    ) -> Result<(), Error> {
+        match self.shared.registry.container(id) {
+            Ok((id, _, entry)) => done(self.ask(&entry, request(id)).await),
+            Err(why) if why.kind() == Kind::NotFound => Ok(()),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// Every listed container of every pod.
+    pub fn containers(&self) -> Vec<Arc<ContainerView>> {
+        let pods = self.shared.registry.views();
+        pods.iter().filter(|v| v.listed).flat_map(|v| v.containers.iter().cloned()).collect()
+    }
+
+    /// One listed container by id or unique prefix.
+    ///
+    /// # Errors
+    /// NotFound, or Invalid when the prefix stands for several.
+    pub fn container(&self, id: &str) -> Result<Arc<ContainerView>, Error> {
+        self.shared.registry.container_view(id)
+    }
+
+    /// Changes a container's limits, before or after its start; what is 0 or empty stays.
+    ///
+    /// # Errors
+    /// NotFound, WrongState, Invalid, or what the runtime says.
+    pub async fn update_resources(&self, id: &str, asked: Resources) -> Result<(), Error> {
+        let view = self.container(id)?;
+        let (id, _, entry) = self.shared.registry.container(view.id.as_str())?;
+        let request = Request::UpdateResources(id.clone(), merged(&view.resources, asked));
+        match self.ask(&entry, request).await {
+            None => Err(not_found("container", id.as_str())),
+            answer => done(answer),
+        }
+    }
+
+    /// Reopens a container's log after its rotation.
+    ///
+    /// # Errors
+    /// NotFound, WrongState when it does not run, or what the shim says.
+    pub async fn reopen_log(&self, id: &str) -> Result<(), Error> {
+        let (context, id) = self.running(id)?;
+        let reopen = async {
+            let shim = connection(&context).await?;
+            Ok(shim.reopen_log(id.as_str()).await?)
+        };
+        use crate::effect::Trouble;
+        match reopen.await {
+            Ok(()) => Ok(()),
+            Err(Trouble::Failed(why) | Trouble::Living(why)) => Err(why.into()),
+            Err(Trouble::Aborted) => Err(Error::new(Kind::Cancelled, "aborted")),
+        }
+    }
+
+    /// Runs a command in a container; none waits without end.
+    ///
+    /// # Errors
+    /// TimedOut when the command outlived `timeout`; it has been killed then.
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        timeout: Option<Duration>,
+    ) -> Result<ExecOutput, Error> {
+        if command.is_empty() {
+            return Err(Error::new(Kind::Invalid, "cmd: the command is empty: name a program"));
+        }
+        let (context, id) = self.running(id)?;
+        exec::run(&context, &id, &command, timeout).await
+    }
+
+    /// A handle for a use of a running container, outside its pod's queue.
+    fn running(&self, id: &str) -> Result<(Context, ContainerId), Error> {
+        let view = self.container(id)?;
+        let state = match view.state {
+            ContainerState::Running | ContainerState::Unknown => None,
+            ContainerState::Created => Some("not started yet"),
+            ContainerState::Exited => Some("not running any more"),
+        };
+        if let Some(state) = state {
+            return Err(not_running(&view.id, state).into());
+        }
+        let (_, _, entry) = self.shared.registry.container(view.id.as_str())?;
+        let Some(pod) = entry.view else {
+            return Err(not_found("container", view.id.as_str()));
+        };
+        let (_, canceled) = cancel();
+        let context = Context {
+            shared: Arc::clone(&self.shared),
+            record: Arc::clone(&pod.record),
+            queue: entry.queue,
+            canceled,
+        };
+        Ok((context, view.id.clone()))
+    }
+
+    /// The OCI spec that a container was created with, as JSON; for verbose status.
+    ///
+    /// # Errors
+    /// NotFound, or the bundle cannot be read.
+    pub async fn runtime_spec(&self, id: &str) -> Result<Vec<u8>, Error> {
+        let view = self.container(id)?;
+        let path = Layout(&self.shared.settings).bundle(view.id.as_str()).join("config.json");
+        std::fs::read(&path).map_err(|why| {
+            Error::new(Kind::Unavailable, format!("cannot read {}: {why}", path.display()))
+        })
+    }
+
+    /// The whole node for the operator.
+    pub fn report(&self) -> NodeReport {
+        let now = self.shared.now();
+        let mut pods: Vec<_> =
+            self.shared.registry.reports().iter().map(|r| r.as_ref().clone()).collect();
+        for job in pods.iter_mut().flat_map(|pod| &mut pod.jobs) {
+            job.age_ms = u64::try_from((now - job.since) / 1_000_000).unwrap_or(0);
+        }
+        NodeReport { pods, leftovers: self.shared.leftovers.report() }
+    }
+
+    /// Counts and times of every step so far, by its name; for metrics.
+    pub fn steps(&self) -> std::collections::BTreeMap<String, Step> {
+        self.shared.figures.all()
+    }
+
+    async fn ask(&self, entry: &Entry, request: Request) -> Option<Result<Reply, Error>> {
+        let answer = ask(&entry.queue, self.shared.token(), request).await?;
+        Some(answer.map_err(Error::from))
+    }
+}
+
+/// The pod, or container, is gone: what was asked of it is done.
+fn done(answer: Option<Result<Reply, Error>>) -> Result<(), Error> {
+    answer.unwrap_or(Ok(Reply::Done)).map(drop)
+}
+
+fn random() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        // Fails only before the kernel's generator is seeded, which this waits for.
+        filled +=
+            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+                .unwrap_or(0);
+    }
+    bytes
+}
+
+/// The limits as they are to be: what the request leaves out stays as it is.
+fn merged(now: &Resources, asked: Resources) -> Resources {
+    let number = |asked: i64, now: i64| if asked == 0 { now } else { asked };
+    let text = |asked: String, now: &String| if asked.is_empty() { now.clone() } else { asked };
+    let mut hugepages = now.hugepages.clone();
+    hugepages.extend(asked.hugepages);
+    let mut unified = now.unified.clone();
+    unified.extend(asked.unified);
+    Resources {
+        cpu_period: number(asked.cpu_period, now.cpu_period),
+        cpu_quota: number(asked.cpu_quota, now.cpu_quota),
+        cpu_shares: number(asked.cpu_shares, now.cpu_shares),
+        memory_limit: number(asked.memory_limit, now.memory_limit),
+        memory_swap_limit: number(asked.memory_swap_limit, now.memory_swap_limit),
+        oom_score_adj: number(asked.oom_score_adj, now.oom_score_adj),
+        cpuset_cpus: text(asked.cpuset_cpus, &now.cpuset_cpus),
+        cpuset_mems: text(asked.cpuset_mems, &now.cpuset_mems),
+        hugepages,
+        unified,
+    }
+}

@@ -1,0 +1,208 @@
+//! Every pod of the node: how to reach its task, and its last picture. Nothing here waits.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use berth_pod::machine::{Reply, Request, Token};
+use berth_pod::record::Failure;
+use berth_pod::spec::PodName;
+use berth_pod::{ContainerId, Kind, SandboxId};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::Error;
+use crate::pod_task::Message;
+use crate::view::{ContainerView, PodReport, PodView};
+
+/// One pod: its task's queue, its picture for CRI and its picture for the operator.
+#[derive(Clone)]
+pub(crate) struct Entry {
+    pub(crate) queue: mpsc::UnboundedSender<Message>,
+    pub(crate) view: Option<Arc<PodView>>,
+    pub(crate) report: Option<Arc<PodReport>>,
+}
+
+#[derive(Default)]
+struct Maps {
+    pods: BTreeMap<String, Entry>,
+    names: HashMap<PodName, SandboxId>,
+    /// Container to sandbox.
+    containers: BTreeMap<String, SandboxId>,
+}
+
+/// The pods of the node.
+#[derive(Default)]
+pub(crate) struct Registry {
+    maps: RwLock<Maps>,
+    changed: Notify,
+}
+
+impl Registry {
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Maps> {
+        self.maps.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Maps> {
+        self.maps.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The task of the pod with this name, or the one that `make` makes and registers.
+    pub(crate) fn named_or(
+        &self,
+        name: &PodName,
+        make: impl FnOnce() -> (SandboxId, mpsc::UnboundedSender<Message>),
+    ) -> (SandboxId, mpsc::UnboundedSender<Message>) {
+        let mut maps = self.write();
+        if let Some(id) = maps.names.get(name).cloned()
+            && let Some(entry) = maps.pods.get(id.as_str())
+        {
+            return (id, entry.queue.clone());
+        }
+        let (id, queue) = make();
+        maps.names.insert(name.clone(), id.clone());
+        let entry = Entry { queue: queue.clone(), view: None, report: None };
+        maps.pods.insert(id.to_string(), entry);
+        (id, queue)
+    }
+
+    /// Registers a restored pod, under its name unless that has passed to another.
+    pub(crate) fn insert(
+        &self,
+        id: &SandboxId,
+        name: Option<&PodName>,
+        queue: mpsc::UnboundedSender<Message>,
+    ) {
+        let mut maps = self.write();
+        if let Some(name) = name {
+            maps.names.entry(name.clone()).or_insert_with(|| id.clone());
+        }
+        maps.pods.insert(id.to_string(), Entry { queue, view: None, report: None });
+    }
+
+    /// Shows a pod as it stands now.
+    pub(crate) fn publish(
+        &self,
+        view: Arc<PodView>,
+        report: Arc<PodReport>,
+        containers: &[ContainerId],
+    ) {
+        let mut maps = self.write();
+        for id in containers {
+            if !maps.containers.contains_key(id.as_str()) {
+                maps.containers.insert(id.to_string(), view.id.clone());
+            }
+        }
+        let known = maps.pods.get(view.id.as_str()).and_then(|e| e.report.clone());
+        for gone in known.iter().flat_map(|r| &r.containers).map(|c| &c.id) {
+            if !containers.contains(gone) {
+                maps.containers.remove(gone.as_str());
+            }
+        }
+        if let Some(entry) = maps.pods.get_mut(view.id.as_str()) {
+            entry.view = Some(view);
+            entry.report = Some(report);
+        }
+        drop(maps);
+        self.changed.notify_waiters();
+    }
+
+    /// Forgets a pod.
+    pub(crate) fn remove(&self, id: &SandboxId, name: &PodName) {
+        let mut maps = self.write();
+        maps.pods.remove(id.as_str());
+        if maps.names.get(name) == Some(id) {
+            maps.names.remove(name);
+        }
+        maps.containers.retain(|_, pod| pod != id);
+        drop(maps);
+        self.changed.notify_waiters();
+    }
+
+    /// Resolves when anything has changed since the call.
+    pub(crate) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// Every picture, listed or not.
+    pub(crate) fn views(&self) -> Vec<Arc<PodView>> {
+        self.read().pods.values().filter_map(|e| e.view.clone()).collect()
+    }
+
+    /// Every picture for the operator.
+    pub(crate) fn reports(&self) -> Vec<Arc<PodReport>> {
+        self.read().pods.values().filter_map(|e| e.report.clone()).collect()
+    }
+
+    /// The one sandbox whose id starts with this.
+    pub(crate) fn sandbox(&self, id: &str) -> Result<(SandboxId, Entry), Error> {
+        let maps = self.read();
+        let (key, entry) = one(&maps.pods, id, "sandbox")?;
+        let id = SandboxId::parse(key).map_err(|e| Error::new(Kind::Broken, e.to_string()))?;
+        Ok((id, entry.clone()))
+    }
+
+    /// The one container whose id starts with this, and its pod's task.
+    pub(crate) fn container(&self, id: &str) -> Result<(ContainerId, SandboxId, Entry), Error> {
+        let maps = self.read();
+        let (key, sandbox) = one(&maps.containers, id, "container")?;
+        let id = ContainerId::parse(key).map_err(|e| Error::new(Kind::Broken, e.to_string()))?;
+        let entry = maps.pods.get(sandbox.as_str()).ok_or_else(|| not_found("container", key))?;
+        Ok((id, sandbox.clone(), entry.clone()))
+    }
+
+    /// The listed picture of a container.
+    pub(crate) fn container_view(&self, id: &str) -> Result<Arc<ContainerView>, Error> {
+        let (id, _, entry) = self.container(id)?;
+        let view = entry.view.filter(|v| v.listed);
+        let found = view.and_then(|v| v.containers.iter().find(|c| c.id == id).cloned());
+        found.ok_or_else(|| not_found("container", id.as_str()))
+    }
+}
+
+pub(crate) fn not_found(what: &str, id: &str) -> Error {
+    Error::new(
+        Kind::NotFound,
+        format!("{what} {id:?} is not there: it has been removed or never existed"),
+    )
+}
+
+/// The one entry whose key starts with `id`.
+fn one<'m, T>(
+    map: &'m BTreeMap<String, T>,
+    id: &str,
+    what: &str,
+) -> Result<(&'m str, &'m T), Error> {
+    if id.is_empty() {
+        return Err(Error::new(Kind::Invalid, format!("the {what} id is empty: name one")));
+    }
+    let mut found = map.range(id.to_owned()..).take_while(|(key, _)| key.starts_with(id));
+    match (found.next(), found.next()) {
+        (Some((key, value)), None) => Ok((key, value)),
+        (Some(_), Some(_)) => {
+            let text = format!("{what} id {id:?} stands for several: give more digits");
+            Err(Error::new(Kind::Invalid, text))
+        }
+        (None, _) => Err(not_found(what, id)),
+    }
+}
+
+/// Asks a pod's task and waits. A caller that goes away while it waits is reported to the task.
+pub(crate) async fn ask(
+    queue: &mpsc::UnboundedSender<Message>,
+    token: Token,
+    request: Request,
+) -> Option<Result<Reply, Failure>> {
+    struct Leaving<'q>(&'q mpsc::UnboundedSender<Message>, Token, bool);
+    impl Drop for Leaving<'_> {
+        fn drop(&mut self) {
+            if self.2 {
+                let _ = self.0.send(Message::CallerGone(self.1));
+            }
+        }
+    }
+    let (reply, answer) = oneshot::channel();
+    queue.send(Message::Request(token, request, reply)).ok()?;
+    let mut leaving = Leaving(queue, token, true);
+    let answer = answer.await;
+    leaving.2 = false;
+    answer.ok()
+}

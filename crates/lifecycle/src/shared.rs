@@ -1,0 +1,106 @@
+//! What every pod's task shares: the parts of the node, and the clock.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use berth_cgroup::Cgroups;
+use berth_cni::Network;
+use berth_image::Store;
+use berth_pod::SandboxId;
+use berth_pod::machine::{Nanos, Token};
+use berth_records::Records;
+use berth_shim_client::Shim;
+
+use crate::figures::Figures;
+use crate::leftovers::Leftovers;
+use crate::registry::Registry;
+use crate::settings::Settings;
+
+/// The parts of the node.
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    pub(crate) images: Store,
+    pub(crate) network: Arc<Network>,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) records: Records,
+    pub(crate) registry: Registry,
+    pub(crate) leftovers: Leftovers,
+    pub(crate) figures: Figures,
+    pub(crate) boot_id: String,
+    /// The files by which a job enters the jobs' cgroup.
+    pub(crate) jobs_enter: Vec<std::path::PathBuf>,
+    /// One connection per pod.
+    shims: Mutex<HashMap<SandboxId, Shim>>,
+    tokens: AtomicU64,
+    started: (Instant, Nanos),
+}
+
+/// The parts that the caller makes.
+pub(crate) struct Made {
+    pub(crate) settings: Settings,
+    pub(crate) images: Store,
+    pub(crate) network: Arc<Network>,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) records: Records,
+    pub(crate) boot_id: String,
+    pub(crate) jobs_enter: Vec<std::path::PathBuf>,
+}
+
+impl Shared {
+    pub(crate) fn new(made: Made) -> Self {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = Nanos::try_from(since_epoch.as_nanos()).unwrap_or(Nanos::MAX);
+        Self {
+            settings: made.settings,
+            images: made.images,
+            network: made.network,
+            cgroups: made.cgroups,
+            records: made.records,
+            boot_id: made.boot_id,
+            jobs_enter: made.jobs_enter,
+            registry: Registry::default(),
+            leftovers: Leftovers::default(),
+            figures: Figures::default(),
+            shims: Mutex::new(HashMap::new()),
+            tokens: AtomicU64::new(1),
+            started: (Instant::now(), wall),
+        }
+    }
+
+    /// Nanoseconds since the epoch, by a clock that never goes back while the daemon runs.
+    pub(crate) fn now(&self) -> Nanos {
+        let run = Nanos::try_from(self.started.0.elapsed().as_nanos()).unwrap_or(Nanos::MAX);
+        self.started.1.saturating_add(run)
+    }
+
+    /// How long it is until then.
+    pub(crate) fn until(&self, at: Nanos) -> Duration {
+        Duration::from_nanos(u64::try_from(at - self.now()).unwrap_or(0))
+    }
+
+    /// A token for a caller.
+    pub(crate) fn token(&self) -> Token {
+        self.tokens.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn shims(&self) -> std::sync::MutexGuard<'_, HashMap<SandboxId, Shim>> {
+        self.shims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection to a pod's shim, if there is one.
+    pub(crate) fn connected(&self, id: &SandboxId) -> Option<Shim> {
+        self.shims().get(id).cloned()
+    }
+
+    /// Keeps the connection to a pod's shim.
+    pub(crate) fn connect(&self, id: &SandboxId, shim: &Shim) {
+        self.shims().insert(id.clone(), shim.clone());
+    }
+
+    /// Lets go of the connection to a pod's shim.
+    pub(crate) fn disconnect(&self, id: &SandboxId) {
+        self.shims().remove(id);
+    }
+}

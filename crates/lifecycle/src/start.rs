@@ -1,0 +1,217 @@
+//! Daemon start: fence the jobs of a dead daemon, load the records, adopt what lives.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_cgroup::{Cgroups, Controller, Extent};
+use berth_cni::Network;
+use berth_image::Store;
+use berth_pod::machine::Machine;
+use berth_pod::record::{PodRecord, PodWish};
+use berth_pod::{Kind, SandboxId};
+use berth_records::{Loaded, Records};
+use tokio::sync::mpsc;
+
+use crate::convert::Fail as _;
+use crate::effect::cancel;
+use crate::effect::{Context, connection};
+use crate::layout::Layout;
+use crate::settings::Settings;
+use crate::shared::{Made, Shared};
+use crate::{Error, leftovers, pod_task};
+
+/// What the daemon hands over.
+pub struct Parts {
+    /// Places and policies.
+    pub settings: Settings,
+    /// The images.
+    pub images: Store,
+    /// The network.
+    pub network: Arc<Network>,
+    /// The cgroup file systems.
+    pub cgroups: Cgroups,
+}
+
+/// v1: where jobs are members, to be found and frozen.
+const JOBS: [Controller; 4] =
+    [Controller::Pids, Controller::Freezer, Controller::Systemd, Controller::Memory];
+
+/// How long the first answers of shims are waited for before CRI is served.
+const FIRST_CONTACT: Duration = Duration::from_secs(1);
+
+/// Fences, loads and adopts.
+pub(crate) async fn start(parts: Parts) -> Result<Arc<Shared>, Error> {
+    let settings = &parts.settings;
+    let jobs_enter = fence(settings, &parts.cgroups).await?;
+    for directory in [&settings.state_dir, &settings.root_dir] {
+        std::fs::create_dir_all(directory)
+            .map_err(|e| Error::from(("make", directory.as_path(), e).fail()))?;
+    }
+    let boot_id = berth_sys::small::boot_id().map_err(|e| Error::from(e.fail()))?;
+    let path = settings.root_dir.join("pods.db");
+    let (records, loaded) =
+        Records::open(&path).map_err(|why| Error::new(Kind::Broken, why.to_string()))?;
+    tell(&loaded);
+    let shared = Arc::new(Shared::new(Made {
+        settings: parts.settings,
+        images: parts.images,
+        network: parts.network,
+        cgroups: parts.cgroups,
+        records,
+        boot_id,
+        jobs_enter,
+    }));
+    let known: HashSet<String> = known(&loaded);
+    let live = adopt(&shared, loaded).await;
+    tokio::spawn(leftovers::run(Arc::clone(&shared)));
+    tokio::spawn(sweep(Arc::clone(&shared), known));
+    first_contact(&shared, live).await;
+    Ok(shared)
+}
+
+/// Kills what a dead daemon's jobs still run, so that nothing of theirs takes effect any more.
+async fn fence(settings: &Settings, cgroups: &Cgroups) -> Result<Vec<PathBuf>, Error> {
+    let jobs = cgroups.at(&Layout(settings).jobs_cgroup()).map_err(|e| Error::from(e.fail()))?;
+    let work = tokio::task::spawn_blocking(move || {
+        jobs.create(Extent::Only(&JOBS))?;
+        let remaining = jobs.kill(Duration::from_secs(10))?;
+        for process in &remaining {
+            tracing::warn!(
+                pid = process.pid, name = process.name, state = %process.state,
+                waiting_in = process.wait_channel,
+                "a job of an earlier daemon cannot be killed"
+            );
+        }
+        Ok::<_, berth_cgroup::Error>(jobs.enter_files())
+    });
+    match work.await {
+        Ok(done) => done.map_err(|e| Error::from(e.fail())),
+        Err(why) => Err(Error::new(Kind::Broken, format!("a worker thread ended: {why}"))),
+    }
+}
+
+fn tell(loaded: &Loaded) {
+    if let Some(aside) = &loaded.moved_aside {
+        tracing::error!(path = %aside.display(), "the record database was corrupt and has been moved aside");
+    }
+    for (id, why) in &loaded.unreadable {
+        tracing::error!(row = id, error = why, "a record could not be read and has been put aside");
+    }
+    tracing::info!(pods = loaded.pods.len(), leftovers = loaded.leftovers.len(), "records loaded");
+}
+
+fn known(loaded: &Loaded) -> HashSet<String> {
+    let left = loaded.leftovers.iter().map(|(_, l)| &*l.record);
+    let mut known = HashSet::new();
+    for record in loaded.pods.iter().chain(left) {
+        known.insert(record.id.to_string());
+        known.extend(record.containers.keys().map(ToString::to_string));
+    }
+    known
+}
+
+/// Starts a task for each record. The newest creation has the name; what a removal that could not
+/// be saved left behind is released.
+async fn adopt(shared: &Arc<Shared>, loaded: Loaded) -> Vec<Arc<PodRecord>> {
+    let mut pods = loaded.pods;
+    pods.sort_by_key(|record| std::cmp::Reverse(record.created_at));
+    let mut names = HashSet::new();
+    let mut live = Vec::new();
+    for mut record in pods {
+        if !names.insert(record.spec.spec.name.clone()) {
+            record.wish = PodWish::Remove;
+        }
+        let lives = record.boot_id == shared.boot_id && record.shim.held().is_some();
+        let stale = record.wish == PodWish::Remove;
+        let machine = Machine::restore(record, &shared.boot_id, shared.now());
+        let record = machine.record();
+        if lives {
+            live.push(Arc::new(record.clone()));
+        }
+        let (id, name) = (record.id.clone(), record.spec.spec.name.clone());
+        let (own, queue) = mpsc::unbounded_channel();
+        shared.registry.insert(&id, (!stale).then_some(&name), own.clone());
+        pod_task::start(shared, machine, (own, queue));
+    }
+    shared.leftovers.add(loaded.leftovers.into_iter().map(|(row, l)| (Some(row), l)).collect());
+    live
+}
+
+/// Waits a little for the shims, all at once: what ended while the daemon was down is then known
+/// before the first list. The slowest shim holds nobody up.
+async fn first_contact(shared: &Arc<Shared>, live: Vec<Arc<PodRecord>>) {
+    let mut contacts = tokio::task::JoinSet::new();
+    for record in live {
+        let shared = Arc::clone(shared);
+        contacts.spawn(async move { contact(shared, record).await });
+    }
+    let all = async { while contacts.join_next().await.is_some() {} };
+    if tokio::time::timeout(FIRST_CONTACT, all).await.is_err() {
+        tracing::warn!("some shims have not answered yet: their containers are shown as unknown");
+    }
+}
+
+/// Asks a shim for its tasks; one that has ended is waited for until the pod's task knows.
+async fn contact(shared: Arc<Shared>, record: Arc<PodRecord>) {
+    let (queue, _) = mpsc::unbounded_channel();
+    let (_cancel, canceled) = cancel();
+    let context = Context { shared, record: Arc::clone(&record), queue, canceled };
+    let reached = connection(&context).await;
+    for c in record.containers.values().filter(|c| c.running()) {
+        let ended = match &reached {
+            Ok(shim) => shim.state(c.id.as_str(), None).await.is_ok_and(|s| s.exited.is_some()),
+            Err(_) => true,
+        };
+        if ended {
+            shown_as_ended(&context.shared, &record.id, c.id.as_str()).await;
+        }
+    }
+}
+
+async fn shown_as_ended(shared: &Shared, pod: &SandboxId, container: &str) {
+    loop {
+        let changed = shared.registry.changed();
+        let views = shared.registry.sandbox(pod.as_str()).ok().and_then(|(_, e)| e.view);
+        let ended = |c: &Arc<crate::ContainerView>| c.id.as_str() == container && c.exit.is_some();
+        if views.is_none_or(|view| view.containers.iter().any(ended)) {
+            return;
+        }
+        changed.await;
+    }
+}
+
+/// Lets go of what no record holds: attachments, image references and snapshots.
+async fn sweep(shared: Arc<Shared>, known: HashSet<String>) {
+    match shared.network.cached().await {
+        Ok(cached) => {
+            for attachment in cached.iter().filter(|a| !known.contains(&a.container_id)) {
+                let id = &attachment.container_id;
+                match shared.network.detach_cached(id).await {
+                    Ok(()) => tracing::info!(pod = id, "detached a pod that no record knows"),
+                    Err(why) => {
+                        tracing::warn!(pod = id, error = %why, "cannot detach a pod that no record knows")
+                    }
+                }
+            }
+        }
+        Err(why) => tracing::warn!(error = %why, "the cache of network attachments cannot be read"),
+    }
+    let keep: Vec<String> = known.iter().cloned().collect();
+    match shared.network.collect(&keep).await {
+        Ok(_) => {}
+        Err(why) if why.kind() == berth_cni::Kind::NotFound => {}
+        Err(why) => tracing::warn!(error = %why, "CNI GC failed"),
+    }
+    for key in shared.images.snapshots().iter().filter(|key| !known.contains(*key)) {
+        if let Err(why) = shared.images.drop_snapshot(key).await {
+            tracing::warn!(container = key, error = %why, "cannot drop a snapshot that no record knows");
+        }
+    }
+    for (holder, _) in shared.images.holders().iter().filter(|(h, _)| !known.contains(h)) {
+        if let Err(why) = shared.images.unhold(holder).await {
+            tracing::warn!(container = holder, error = %why, "cannot let go of an image that no record holds");
+        }
+    }
+}
