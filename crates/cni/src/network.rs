@@ -140,7 +140,16 @@ impl Network {
             return self.take_down(entry).await;
         }
         match self.current() {
-            Ok(network) => self.take_down(Entry::intent(&network, attachment, IF_NAME)?).await,
+            Ok(network) => {
+                // What ADD refused must not keep DEL from its turn: the id alone will do.
+                let bare = || {
+                    let container_id = id.to_owned();
+                    Attachment { container_id, ..Attachment::default() }
+                };
+                let entry = Entry::intent(&network, attachment, IF_NAME)
+                    .or_else(|_| Entry::intent(&network, &bare(), IF_NAME))?;
+                self.take_down(entry).await
+            }
             // Neither cache nor configuration: there is nobody to ask.
             Err(Error::NoNetwork(_)) => self.forget(id).await,
             Err(other) => Err(other),

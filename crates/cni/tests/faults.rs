@@ -150,6 +150,18 @@ async fn ids_that_are_no_names_are_refused() {
     }
 }
 
+#[tokio::test]
+async fn what_add_refuses_can_be_detached_all_the_same() {
+    let node = Node::new();
+    node.configure("1.0.0", &[("main", "")]);
+    node.plugin("main", GOOD);
+    let mut odd = pod("s1");
+    odd.pod.name = "a;b=c".into();
+    assert_eq!(node.network.attach(&odd).await.unwrap_err().kind(), Kind::Invalid);
+    node.network.detach(&odd).await.unwrap();
+    assert_eq!(node.log(), ["DEL main"]);
+}
+
 fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096

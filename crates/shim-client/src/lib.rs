@@ -31,7 +31,7 @@ pub use answer::{Answer, Generation, parse_answer};
 pub use error::{Error, Kind};
 pub use launch::{Launch, Outcome, find_binary};
 pub use log_fifo::hold_log;
-pub use own::ExitFacts;
+pub use own::{ExitFacts, Options};
 pub use process::ShimProcess;
 pub use sandbox::{CreateSandbox, SandboxStarted, SandboxStatus};
 pub use shim::{Deadlines, Shim};

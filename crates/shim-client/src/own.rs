@@ -1,10 +1,49 @@
-//! The services of Berth's own shim, for which Task has no calls.
+//! What is particular to Berth's own shim: its options, and services for which Task has no calls.
+
+use std::path::PathBuf;
 
 use berth_proto::berth_shim as wire;
+use protobuf::Message as _;
 use protobuf::well_known_types::empty::Empty;
 
 use crate::shim::Method;
-use crate::{Result, Shim};
+use crate::task::text;
+use crate::{Any, Error, Result, Shim};
+
+/// What Berth's shim is told beside a task: `Create::options`, and the stdin of `start`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The OCI runtime; none: crun, then runc, on PATH.
+    pub runtime_binary: Option<PathBuf>,
+    /// The runtime's state directory; none: one below the shim's own.
+    pub runtime_root: Option<PathBuf>,
+    /// The runtime is to make cgroups through systemd.
+    pub systemd_cgroup: bool,
+    /// The container's cgroup below each hierarchy's root; none: as the bundle says.
+    pub cgroup_path: Option<String>,
+}
+
+impl Options {
+    /// The options as a message.
+    ///
+    /// # Errors
+    /// They cannot be encoded (more than 2 GiB).
+    pub fn into_any(self) -> Result<Any> {
+        let message = wire::Options {
+            runtime_binary: self.runtime_binary.map(text).unwrap_or_default(),
+            runtime_root: self.runtime_root.map(text).unwrap_or_default(),
+            systemd_cgroup: self.systemd_cgroup,
+            cgroup_path: self.cgroup_path.unwrap_or_default(),
+            ..Default::default()
+        };
+        let value = message.write_to_bytes().map_err(|e| Error::Request {
+            call: "Create",
+            id: String::new(),
+            why: format!("its options: {e}"),
+        })?;
+        Ok(Any { type_url: "berth.shim.v1.Options".into(), value })
+    }
+}
 
 /// What Berth's shim knows of a container's end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

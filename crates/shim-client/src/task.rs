@@ -314,6 +314,6 @@ fn exec_id(exec: Option<&str>) -> String {
 }
 
 /// Protobuf strings are UTF-8, and so are all paths that Berth makes.
-fn text(path: PathBuf) -> String {
+pub(crate) fn text(path: PathBuf) -> String {
     path.into_os_string().into_string().unwrap_or_else(|raw| raw.to_string_lossy().into_owned())
 }

@@ -18,6 +18,8 @@ pub struct Any {
 impl Any {
     /// The type URL of a process, encoded as JSON.
     pub const PROCESS: &'static str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+    /// The type URL of a CRI sandbox configuration, for [`crate::CreateSandbox`].
+    pub const SANDBOX_CONFIG: &'static str = "runtime.v1.PodSandboxConfig";
     /// The type URL of resources, encoded as JSON.
     pub const RESOURCES: &'static str =
         "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";

@@ -166,6 +166,31 @@ async fn the_last_words_of_a_shim_are_heard() {
 }
 
 #[tokio::test]
+async fn a_lost_shim_is_noticed_at_once_by_every_call() {
+    let Peer { shim, mut socket, _dir } = peer().await;
+    let waiting = {
+        let shim = shim.clone();
+        tokio::spawn(async move { shim.wait("c1", None).await })
+    };
+    request(&mut socket).await;
+    let closed = {
+        let shim = shim.clone();
+        tokio::spawn(async move { shim.closed().await })
+    };
+    tokio::task::yield_now().await;
+    assert!(!closed.is_finished() && !waiting.is_finished());
+    drop(socket);
+    let limit = Duration::from_secs(10);
+    tokio::time::timeout(limit, closed).await.unwrap().unwrap();
+    let error = waiting.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    let error = shim.kill("there", None, 15, false).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    // Already lost: no waiting.
+    tokio::time::timeout(limit, shim.closed()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_shutdown_without_a_reply_is_done() {
     for sandbox in [false, true] {
         let Peer { shim, mut socket, _dir } = peer().await;
