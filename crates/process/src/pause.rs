@@ -174,7 +174,7 @@ async fn fork(
         .stderr(said.share()?)
         .cgroups(cgroup.map(Cgroup::enter_files).unwrap_or_default());
     if let Some(user) = &request.user {
-        program = program.namespace(namespace::open(user)?, Namespace::User).arg("user");
+        program = program.arg(user);
     }
     let failed = |message: String| Error::Runtime {
         runtime: request.helper.display().to_string(),
@@ -195,10 +195,12 @@ async fn fork(
 
 /// The one in the middle: makes the namespace and PID 1 in it, whose pid it answers.
 ///
-/// `mapped`: it is in the pod's user namespace and becomes root there. It must not stay the node's
-/// root: whoever may trace it from inside the pod would be that too, as an owner of files.
-pub fn in_the_middle(helper: &Path, mapped: bool) -> Result<i32> {
-    if mapped {
+/// In the pod's user namespace it becomes root. It must not stay the node's root: whoever may trace
+/// it from inside the pod would be that too, as an owner of files. (It enters by itself, and not on
+/// its way to its own exec: the node's root is nobody there, and nobody's exec drops capabilities.)
+pub fn in_the_middle(helper: &Path, user: Option<&Path>) -> Result<i32> {
+    if let Some(user) = user {
+        namespace::enter(namespace::open(user)?, Namespace::User)?;
         let become_root = || -> rustix::io::Result<()> {
             let (user, group) = (rustix::process::Uid::ROOT, rustix::process::Gid::ROOT);
             rustix::thread::set_thread_groups(&[])?;

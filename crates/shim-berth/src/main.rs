@@ -10,16 +10,16 @@ use berth_shim::process::pause;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [pause::VERB, helper] => pause_in(helper, false),
-        [pause::VERB, helper, "user"] => pause_in(helper, true),
+        [pause::VERB, helper] => pause_in(helper, None),
+        [pause::VERB, helper, user] => pause_in(helper, Some(user)),
         _ => berth_shim::run::<namespaces::Factory>(),
     }
 }
 
 /// See [`pause`]: not for users.
-fn pause_in(helper: &str, mapped: bool) -> ExitCode {
+fn pause_in(helper: &str, user: Option<&str>) -> ExitCode {
     use std::io::Write;
-    match pause::in_the_middle(Path::new(helper), mapped) {
+    match pause::in_the_middle(Path::new(helper), user.map(Path::new)) {
         Ok(pid) if writeln!(std::io::stdout(), "{pid}").is_ok() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {

@@ -1,4 +1,9 @@
 //! The built shim over real ttrpc, with real runtimes. Needs root, crun, runc and busybox-static.
 
+mod events;
+mod exec;
 mod fixture;
 mod life;
+mod log;
+mod pod;
+mod resources;

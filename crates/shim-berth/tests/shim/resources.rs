@@ -1,0 +1,111 @@
+//! Limits, figures, freezing, and running out of memory.
+
+use berth_proto::cgroups_v1::Metrics;
+use berth_proto::task_types::Status;
+use berth_proto::task_v3::*;
+use protobuf::well_known_types::any::Any;
+use protobuf::{Message, MessageField};
+use serde_json::json;
+use ttrpc::Code;
+
+use crate::fixture::{Exec, Pod, RUNTIMES, code, soon};
+
+const LIMIT: i64 = 32 << 20;
+
+/// Fills memory with text until somebody stops it.
+const HOG: &str = "x=0123456789abcdef; while :; do x=$x$x; done";
+
+#[tokio::test]
+async fn running_out_of_memory_is_told() {
+    for runtime in RUNTIMES {
+        let pod = Pod::start(runtime).await;
+        let limit = json!({"linux": {"resources": {"memory": {"limit": LIMIT, "swap": LIMIT}}}});
+        pod.container("c", HOG).with(limit).run().await;
+        assert_eq!(pod.wait("c").await, 137);
+        let facts = pod.exit_facts("c").await.unwrap();
+        assert!(facts.oom_killed && facts.oom_count >= 1, "{facts:?}");
+        pod.container("d", "exit 0").run().await;
+        pod.wait("d").await;
+        assert!(!pod.exit_facts("d").await.unwrap().oom_killed);
+        assert_eq!(code(pod.exit_facts("x").await), Code::NOT_FOUND);
+    }
+}
+
+#[tokio::test]
+async fn an_update_changes_the_limits() {
+    for runtime in RUNTIMES {
+        let pod = Pod::start(runtime).await;
+        pod.container("c", "sleep 1000").run().await;
+        let wanted = json!({"memory": {"limit": LIMIT}, "cpu": {"shares": 512}});
+        let request = UpdateTaskRequest {
+            id: "c".into(),
+            resources: MessageField::some(Any {
+                type_url: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources".into(),
+                value: wanted.to_string().into_bytes(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        pod.task.update(soon(), &request).await.unwrap();
+        let cgroup = pod.cgroup.child("pod").unwrap().child("c").unwrap();
+        let memory = cgroup.directory(berth_cgroup::Controller::Memory).unwrap();
+        let text = std::fs::read_to_string(memory.join("memory.limit_in_bytes")).unwrap();
+        assert_eq!(text.trim(), LIMIT.to_string());
+        let cpu = cgroup.directory(berth_cgroup::Controller::Cpu).unwrap();
+        assert_eq!(std::fs::read_to_string(cpu.join("cpu.shares")).unwrap().trim(), "512");
+    }
+}
+
+#[tokio::test]
+async fn figures_and_processes_are_told() {
+    let pod = Pod::start("runc").await;
+    let pid = pod.container("c", "sleep 1000").run().await;
+    pod.exec("c", Exec { id: "e", script: "sleep 1000", ..Default::default() }).await.unwrap();
+    let exec = pod.start_process("c", "e").await.unwrap();
+    let request = PidsRequest { id: "c".into(), ..Default::default() };
+    let processes = pod.task.pids(soon(), &request).await.unwrap().processes;
+    assert!(processes.iter().any(|process| process.pid == pid && process.info.is_none()));
+    let named = processes.iter().find(|process| process.pid == exec).unwrap();
+    let details =
+        berth_proto::runc_options::ProcessDetails::parse_from_bytes(&named.info.value).unwrap();
+    assert_eq!(details.exec_id, "e");
+    let request = StatsRequest { id: "c".into(), ..Default::default() };
+    let stats = pod.task.stats(soon(), &request).await.unwrap().stats.unwrap();
+    assert_eq!(stats.type_url, "io.containerd.cgroups.v1.Metrics");
+    let metrics = Metrics::parse_from_bytes(&stats.value).unwrap();
+    assert!(metrics.cpu.usage.total > 0);
+    assert!(metrics.memory.usage.usage > 0);
+    assert!(metrics.pids.current >= 2, "{}", metrics.pids.current);
+}
+
+#[tokio::test]
+async fn a_frozen_container_can_be_thawed_and_killed() {
+    for runtime in RUNTIMES {
+        let pod = Pod::start(runtime).await;
+        pod.container("c", "sleep 1000").run().await;
+        let pause = PauseRequest { id: "c".into(), ..Default::default() };
+        let resume = ResumeRequest { id: "c".into(), ..Default::default() };
+        pod.task.pause(soon(), &pause).await.unwrap();
+        assert_eq!(pod.state_of("c", "").await.unwrap().status, Status::PAUSED.into());
+        pod.task.resume(soon(), &resume).await.unwrap();
+        assert_eq!(pod.state_of("c", "").await.unwrap().status, Status::RUNNING.into());
+        pod.task.pause(soon(), &pause).await.unwrap();
+        pod.kill("c", "", 9).await.unwrap();
+        assert_eq!(pod.wait("c").await, 137);
+        pod.delete("c", "").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_left_in_the_cgroup_dies_with_init() {
+    for runtime in RUNTIMES {
+        let pod = Pod::start(runtime).await;
+        // Without a PID namespace of its own nobody but the shim kills them.
+        let namespaces = json!({"linux": {"namespaces": [{"type": "mount"}, {"type": "ipc"}]}});
+        let script = "for n in 1 2 3; do (setsid sleep 1000 &); done; exit 6";
+        pod.container("c", script).with(namespaces).run().await;
+        assert_eq!(pod.wait("c").await, 6);
+        assert!(pod.processes("c").is_empty(), "the end is certain when it is reported");
+        pod.delete("c", "").await.unwrap();
+    }
+}
