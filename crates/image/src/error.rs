@@ -272,6 +272,8 @@ fn io_kind(source: &io::Error) -> Kind {
         _ => match source.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
             Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => Kind::Exhausted,
             Some(rustix::io::Errno::NAMETOOLONG | rustix::io::Errno::LOOP) => Kind::Invalid,
+            // Not the system's: a reader of archives or of compressed data found a mistake.
+            None => Kind::Invalid,
             _ => Kind::Broken,
         },
     }

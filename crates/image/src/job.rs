@@ -92,16 +92,24 @@ impl Job {
         }
     }
 
-    /// Waits for the layer and all below it, from the bottom up.
-    pub(crate) async fn wait_for_stack(&self) -> Result<Vec<Arc<Landed>>> {
-        let mut stack = vec![self.wait().await?];
+    /// This job and those of the layers below, from the top down.
+    pub(crate) fn stack(&self) -> Vec<&Job> {
+        let mut stack = vec![self];
         let mut below = self.below.as_deref();
         while let Some(job) = below {
-            stack.push(job.wait().await?);
+            stack.push(job);
             below = job.below.as_deref();
         }
-        stack.reverse();
-        Ok(stack)
+        stack
+    }
+
+    /// Waits for the layer and all below it, from the bottom up.
+    pub(crate) async fn wait_for_stack(&self) -> Result<Vec<Arc<Landed>>> {
+        let mut landed = Vec::new();
+        for job in self.stack().into_iter().rev() {
+            landed.push(job.wait().await?);
+        }
+        Ok(landed)
     }
 
     /// Joins the job of this layer, finds the layer present, or starts `fetch`. Says whether it was

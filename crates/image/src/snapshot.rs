@@ -2,7 +2,7 @@
 //!
 //! Nothing here syncs, and nothing here mounts: the shim does.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -166,8 +166,19 @@ impl Shelf {
                 return Err(Error::file("remove", &path, busy));
             }
         }
-        self.state().snapshots.remove(key);
+        for number in self.forget_snapshot(key) {
+            self.dispose(&self.paths.layer(number));
+        }
         Ok(there)
+    }
+
+    /// Forgets a snapshot. Returns the layers that only it knew of: those that the record lost.
+    fn forget_snapshot(&self, key: &str) -> Vec<u64> {
+        let mut state = self.state();
+        let lower = state.snapshots.remove(key).unwrap_or_default();
+        let listed: HashSet<u64> = state.layers.values().map(|row| row.number).collect();
+        let standing: HashSet<u64> = state.snapshots.values().flatten().copied().collect();
+        lower.into_iter().filter(|n| !listed.contains(n) && !standing.contains(n)).collect()
     }
 
     /// The paths of the keys' upper directories.

@@ -15,6 +15,7 @@ use crate::job::{self, Job, Spec, blocking};
 use crate::measure::Usage;
 use crate::platform::Platform;
 use crate::reference::Reference;
+use crate::registry::Registries;
 use crate::shelf::{NewImage, Shelf};
 use crate::snapshot::Mount;
 use crate::stack::Stack;
@@ -33,6 +34,10 @@ pub struct Options {
     pub pinned: Vec<String>,
     /// How many layers are fetched and unpacked at the same time, over all pulls.
     pub parallel_layers: usize,
+    /// How many of them may belong to one pull.
+    pub parallel_layers_per_pull: usize,
+    /// How registries are reached.
+    pub registries: Registries,
 }
 
 impl Options {
@@ -42,7 +47,9 @@ impl Options {
             root: root.into(),
             platform: Platform::here(),
             pinned: Vec::new(),
-            parallel_layers: 6,
+            parallel_layers: 8,
+            parallel_layers_per_pull: 4,
+            registries: Registries::default(),
         }
     }
 }

@@ -48,9 +48,10 @@ async fn a_lost_database_costs_the_names_but_no_running_container() {
     let node = Node::new().await;
     let id = node.import(&image(), "a").await.unwrap();
     let mount = node.store.prepare("c1", &id).await.unwrap();
-    std::fs::write(node.root().join("images.db"), vec![0x5a; 5000]).unwrap();
-    std::fs::remove_file(node.root().join("images.db-wal")).ok();
-    let node = node.reopen().await;
+    let overwrite = |root: &std::path::Path| {
+        std::fs::write(root.join("images.db"), vec![0x5a; 5000]).unwrap();
+    };
+    let node = node.reopen_after(overwrite).await;
     assert!(node.store.list().is_empty());
     assert_eq!(node.layers().len(), 2, "a snapshot stands on them");
     assert_eq!(node.store.snapshot("c1").await.unwrap(), Some(mount.clone()));

@@ -217,7 +217,13 @@ impl Node {
 
     /// Opens the store again, as after the death of the daemon.
     pub(crate) async fn reopen(self) -> Self {
+        self.reopen_after(|_| {}).await
+    }
+
+    /// The same, after something happened to the directory.
+    pub(crate) async fn reopen_after(self, meanwhile: impl FnOnce(&Path)) -> Self {
         drop(self.store);
+        meanwhile(&self.temp.path().join("images"));
         let store = Self::open(self.temp.path()).await;
         Self { temp: self.temp, store }
     }
