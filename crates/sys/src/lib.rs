@@ -15,6 +15,7 @@ mod error;
 pub mod beneath;
 pub mod disk;
 pub mod fdpass;
+pub mod fork;
 pub mod mountinfo;
 pub mod mounts;
 pub mod namespace;

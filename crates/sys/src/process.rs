@@ -11,7 +11,9 @@ use rustix::fs::CWD;
 use rustix::process::Pid;
 
 use crate::error::{Attempt, Error, Result};
+use crate::signal::Signal;
 use crate::small;
+use crate::spawn::Exit;
 
 /// The state letter of /proc/PID/stat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -184,6 +186,21 @@ pub fn all() -> Result<Vec<Pid>> {
         found.extend(pid);
     }
     Ok(found)
+}
+
+/// Reaps every child of this process that has exited, known or handed over from below, and says
+/// how each ended. For a subreaper or the first process of a PID namespace; a program that waits
+/// for its children by pidfd must not use it beside that.
+pub fn reap_all() -> Vec<(Pid, Exit)> {
+    use rustix::process::{WaitOptions, wait};
+    let mut reaped = Vec::new();
+    // ECHILD ends it: there are none.
+    while let Ok(Some((pid, status))) = rustix::io::retry_on_intr(|| wait(WaitOptions::NOHANG)) {
+        let signal = status.terminating_signal().and_then(Signal::from_number);
+        let code = status.exit_status().map(|code| Exit::Code((code & 0xff) as u8));
+        reaped.extend(signal.map(Exit::Signal).or(code).map(|exit| (pid, exit)));
+    }
+    reaped
 }
 
 #[cfg(test)]

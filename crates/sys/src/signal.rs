@@ -153,6 +153,48 @@ pub fn send_group(group: crate::Pid, signal: Signal) -> Result<()> {
         .on_thing("send a signal to process group", group.as_raw_pid())
 }
 
+/// Blocks signals for the calling thread, so that they wait for [`wait`]. Threads and children
+/// made later inherit that (children of [`crate::spawn`] do not).
+pub fn block(signals: &[Signal]) -> Result<()> {
+    let set = set_of(signals);
+    // SAFETY: both sets are valid for the call; the old one is not asked for.
+    #[allow(unsafe_code)]
+    let errno =
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+    let result = if errno == 0 { Ok(()) } else { Err(std::io::Error::from_raw_os_error(errno)) };
+    result.on_thing("block", "signals")
+}
+
+/// Waits for one of these signals, which must be blocked ([`block`]), and takes it.
+pub fn wait(signals: &[Signal]) -> Result<Signal> {
+    let set = set_of(signals);
+    loop {
+        // SAFETY: the set is valid for the call; no siginfo is asked for.
+        #[allow(unsafe_code)]
+        let number = unsafe { libc::sigwaitinfo(&raw const set, std::ptr::null_mut()) };
+        if let Some(signal) = Signal::from_number(number) {
+            return Ok(signal);
+        }
+        let error = std::io::Error::last_os_error();
+        if error.kind() != std::io::ErrorKind::Interrupted {
+            return Err(Error::on("wait for", "signals", error));
+        }
+    }
+}
+
+fn set_of(signals: &[Signal]) -> libc::sigset_t {
+    // SAFETY: sigset_t is plain data; sigaddset writes to it only, and its numbers are 1 to 64.
+    #[allow(unsafe_code)]
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, signal.number());
+        }
+        set
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -54,3 +54,16 @@ pub fn set_oom_score_adj(value: i16) -> Result<()> {
 pub fn oom_score_adj() -> Result<i16> {
     crate::small::read_number("/proc/self/oom_score_adj".as_ref())
 }
+
+/// Becomes user and group 0 of the current user namespace, real, effective and saved, without
+/// further groups. Capabilities stay. Only the calling thread changes: for programs of one thread.
+///
+/// # Errors
+/// Invalid if the namespace maps no id 0.
+pub fn become_root() -> Result<()> {
+    use rustix::process::{Gid, Uid};
+    let (gid, uid) = (Gid::ROOT, Uid::ROOT);
+    rustix::thread::set_thread_groups(&[]).on_thing("give up", "further groups")?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).on_thing("become", "group 0")?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).on_thing("become", "user 0")
+}

@@ -20,7 +20,7 @@ pub struct Child {
 }
 
 impl Child {
-    pub(super) fn new(pid: Pid, pidfd: OwnedFd) -> Self {
+    pub(crate) fn new(pid: Pid, pidfd: OwnedFd) -> Self {
         Self { pid, pidfd, ended: None }
     }
 
