@@ -75,6 +75,9 @@ pub struct Network {
     pub(crate) discovery: Discovery,
     pub(crate) runner: Runner,
     pub(crate) cache: Cache,
+    /// Held while files of the cache are touched, even if the caller has gone: what a dropped ADD
+    /// was about to save is saved before the DEL that follows looks, and never after.
+    pub(crate) files: Arc<tokio::sync::Mutex<()>>,
     /// ADD and DEL share it, GC has it alone, as the specification demands.
     pub(crate) gate: RwLock<()>,
     /// The list whose plugins have said that they speak its version.
@@ -89,6 +92,7 @@ impl Network {
             discovery: Discovery::new(settings.conf_dir.clone()),
             runner: Runner::new(&settings),
             cache: Cache::new(settings.cache_dir.clone()),
+            files: Arc::default(),
             gate: RwLock::new(()),
             vetted: Mutex::new(None),
             settings,
@@ -199,8 +203,7 @@ impl Network {
     /// # Errors
     /// The cache cannot be read.
     pub async fn cached(&self) -> Result<Vec<Cached>> {
-        let cache = self.cache.clone();
-        let list = blocking(move || cache.list(IF_NAME)).await?;
+        let list = self.files(|cache| cache.list(IF_NAME)).await?;
         Ok(list
             .into_iter()
             .map(|(container_id, entry)| Cached {
@@ -275,18 +278,39 @@ impl Network {
     }
 
     async fn load(&self, id: &str) -> Result<Option<Entry>> {
-        let (cache, id) = (self.cache.clone(), id.to_owned());
-        blocking(move || cache.load_sound(&id, IF_NAME)).await
+        let id = id.to_owned();
+        self.files(move |cache| cache.load_sound(&id, IF_NAME)).await
     }
 
     async fn save(&self, entry: Entry) -> Result<Entry> {
-        let cache = self.cache.clone();
-        blocking(move || cache.save(&entry).map(|()| entry)).await
+        self.files(move |cache| cache.save(&entry).map(|()| entry)).await
     }
 
     async fn forget(&self, id: &str) -> Result<()> {
-        let (cache, id) = (self.cache.clone(), id.to_owned());
-        blocking(move || cache.remove(&id, IF_NAME)).await
+        let id = id.to_owned();
+        self.files(move |cache| cache.remove(&id, IF_NAME)).await
+    }
+
+    /// Our own disk, but not on a thread that serves others.
+    async fn files<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Cache) -> Result<T> + Send + 'static,
+    {
+        let alone = Arc::clone(&self.files).lock_owned().await;
+        let cache = self.cache.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            let done = work(&cache);
+            drop(alone);
+            done
+        });
+        match work.await {
+            Ok(done) => done,
+            Err(lost) => match lost.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(lost) => Err(Error::cache("reach", &self.settings.cache_dir, lost.into())),
+            },
+        }
     }
 }
 
@@ -309,19 +333,4 @@ fn share(deadline: Instant, plugins: usize) -> Instant {
     let now = Instant::now();
     let plugins = u32::try_from(plugins).unwrap_or(u32::MAX).max(1);
     now + deadline.saturating_duration_since(now) / plugins
-}
-
-/// Our own disk, but not on a thread that serves others.
-async fn blocking<T, F>(work: F) -> Result<T>
-where
-    T: Send + 'static,
-    F: FnOnce() -> Result<T> + Send + 'static,
-{
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(lost) => match lost.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(lost) => Err(Error::cache("reach", Path::new("the CNI cache"), lost.into())),
-        },
-    }
 }
