@@ -298,11 +298,12 @@ fn anonymous(target: &str) -> String {
     }
 }
 
-/// Files that keep changing for reasons of their own: IPAM's memory of the last address, and
-/// SQLite's journal beside a database.
+/// Files that keep changing for reasons of their own: IPAM's memory of the last address, SQLite's
+/// journal beside a database, the notes of mount(8) and iptables(8).
 fn unsteady(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.starts_with("last_reserved_ip")
         || [".db-wal", ".db-shm"].iter().any(|end| name.ends_with(end))
         || path == Path::new("/run/xtables.lock")
+        || path.starts_with("/run/mount")
 }
