@@ -21,7 +21,7 @@ fn every_kind_of_leak_is_named_and_a_clean_node_is_clean() -> Result<()> {
             "umount /run/m; rmdir /run/m",
         ),
         ("mount", "nsfs net:", "ip netns add leaked", "ip netns delete leaked"),
-        ("link", "leaked0", "ip link add leaked0 type dummy", "ip link delete leaked0"),
+        ("link", "leaked0", "ip link add leaked0 type bridge", "ip link delete leaked0"),
         (
             "address",
             "198.19.7.7",
