@@ -21,7 +21,12 @@ use serde_json::{Value, json};
 use ttrpc::r#async::Client;
 use ttrpc::context::Context;
 
-pub(crate) const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-berth-v1");
+/// The shim under test: the one just built, or another one (the static one, for its memory).
+pub(crate) fn shim() -> String {
+    let built = env!("CARGO_BIN_EXE_containerd-shim-berth-v1");
+    std::env::var("BERTH_TEST_SHIM").unwrap_or_else(|_| built.to_owned())
+}
+
 /// Both ways of running a container are tested.
 pub(crate) const RUNTIMES: [&str; 2] = ["crun", "runc"];
 
@@ -351,7 +356,7 @@ pub(crate) fn shim_command(
     let err = tempfile::NamedTempFile::new().unwrap();
     let path = std::env::var("PATH").unwrap();
     let stand_ins = state.join("bin");
-    let mut child = Spawn::new(SHIM)
+    let mut child = Spawn::new(shim())
         .args(["-namespace", "test", "-address", "", "-publish-binary", "/bin/true"])
         .args(arguments)
         .env("PATH", format!("{}:{path}", stand_ins.display()))

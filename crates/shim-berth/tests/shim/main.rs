@@ -5,5 +5,6 @@ mod exec;
 mod fixture;
 mod life;
 mod log;
+mod memory;
 mod pod;
 mod resources;
