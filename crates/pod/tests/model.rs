@@ -1,41 +1,38 @@
 //! The loop against a small model of the world: every interleaving of wishes, outcomes, failures
 //! and crashes, to a depth, keeps the invariants and can still reach the wish or a leftover.
+//!
+//! `BERTH_MODEL_DEPTH` sets the depth; the default is what a quick run affords, and
+//! `make test-long` goes to the end.
 
 mod world;
 
 use world::{Budget, Script, explore};
 
+/// Explores a script, and sees that there was something to explore.
+fn check(script: &[Script], at_least: usize) {
+    let depth = std::env::var("BERTH_MODEL_DEPTH").ok().and_then(|d| d.parse().ok());
+    let seen = explore(script, Budget { failures: 1, crashes: 1, depth: depth.unwrap_or(13) });
+    assert!(seen > at_least, "the model saw only {seen} states: it explores nothing");
+}
+
 #[test]
 fn a_pod_runs_stops_and_goes() {
-    let seen = explore(
-        &[Script::Run, Script::StopPod, Script::RemovePod],
-        Budget { failures: 1, crashes: 1, depth: 60 },
-    );
-    println!("{seen} states");
-    assert!(seen > 500, "the model saw only {seen} states: it explores nothing");
+    check(&[Script::Run, Script::StopPod, Script::RemovePod], 2_000);
 }
 
 #[test]
 fn a_container_runs_in_a_pod_while_things_fail_and_crash() {
-    let script = [Script::Run, Script::Create, Script::Start, Script::Stop, Script::Remove];
-    let seen = explore(&script, Budget { failures: 1, crashes: 1, depth: 45 });
-    println!("{seen} states");
-    assert!(seen > 1_000, "the model saw only {seen} states: it explores nothing");
+    use Script::{Create, Remove, Run, Start, Stop};
+    check(&[Run, Create, Start, Stop, Remove], 2_000);
 }
 
 #[test]
 fn stopping_the_pod_overtakes_everything() {
-    let script = [Script::Run, Script::Create, Script::Start, Script::StopPod];
-    let seen = explore(&script, Budget { failures: 1, crashes: 1, depth: 45 });
-    println!("{seen} states");
-    assert!(seen > 1_000, "the model saw only {seen} states: it explores nothing");
+    check(&[Script::Run, Script::Create, Script::Start, Script::StopPod], 2_000);
 }
 
 #[test]
 fn callers_give_up_and_repeat() {
-    let script =
-        [Script::Run, Script::GiveUp, Script::Run, Script::Create, Script::GiveUp, Script::Create];
-    let seen = explore(&script, Budget { failures: 1, crashes: 1, depth: 45 });
-    println!("{seen} states");
-    assert!(seen > 1_000, "the model saw only {seen} states: it explores nothing");
+    use Script::{Create, GiveUp, Run};
+    check(&[Run, GiveUp, Run, Create, GiveUp, Create], 2_000);
 }

@@ -13,7 +13,7 @@ use berth_pod::{ContainerId, Kind, SandboxId};
 
 /// A call of the script; each is made at any time, in the script's order.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Script {
+pub(crate) enum Script {
     Run,
     Create,
     Start,
@@ -27,10 +27,10 @@ pub enum Script {
 
 /// How much may go wrong, and how far to look.
 #[derive(Clone, Copy, Debug)]
-pub struct Budget {
-    pub failures: u32,
-    pub crashes: u32,
-    pub depth: u32,
+pub(crate) struct Budget {
+    pub(crate) failures: u32,
+    pub(crate) crashes: u32,
+    pub(crate) depth: u32,
 }
 
 /// Everything at one moment: the loop, and what there is outside it.
@@ -580,7 +580,7 @@ fn leftover_key(l: &Leftover) -> String {
 }
 
 /// Searches everything that can happen; gives how many different moments there were.
-pub fn explore(script: &[Script], budget: Budget) -> usize {
+pub(crate) fn explore(script: &[Script], budget: Budget) -> usize {
     let mut seen = HashSet::new();
     let mut stack = vec![(Moment::first(), 0)];
     let mut path: Vec<Choice> = Vec::new();
