@@ -177,3 +177,23 @@ fn say(text: &str) -> Result<()> {
 fn tell(text: &str) -> Result<()> {
     writeln!(std::io::stdout().lock(), "   {text}").context("write to standard output")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counting_finds_a_gap_a_repetition_and_joins_cut_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let count_of = |text: &str| {
+            std::fs::write(&log, text).unwrap();
+            count(&log)
+        };
+        let line = |tag: &str, text: &str| format!("2026-01-01T00:00:00.0Z stdout {tag} {text}\n");
+        let good = line("F", "1") + &line("F", "2") + &line("P", "") + &line("F", "3");
+        assert_eq!(count_of(&good).unwrap(), 3);
+        assert!(count_of(&(line("F", "1") + &line("F", "3"))).is_err());
+        assert!(count_of(&(line("F", "1") + &line("F", "1"))).is_err());
+    }
+}

@@ -53,20 +53,16 @@ impl Place {
         })
     }
 
-    /// Starts a thread that stays inside for as long as `stay` runs.
+    /// Starts a thread that stays in the network for as long as `stay` runs. It may start threads,
+    /// which one that entered a PID namespace may not (clone(2), CLONE_THREAD).
     ///
     /// # Errors
-    /// If the namespaces cannot be entered.
+    /// If the network cannot be entered.
     pub fn stay(&self, stay: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>> {
-        let twin = Self {
-            mount: self.mount.try_clone()?,
-            network: self.network.try_clone()?,
-            ipc: self.ipc.try_clone()?,
-            pid: self.pid.try_clone()?,
-        };
-        Ok(thread::spawn(move || match twin.enter() {
+        let network = self.network.try_clone().context("keep the network open")?;
+        Ok(thread::spawn(move || match setns(&network, CloneFlags::CLONE_NEWNET) {
             Ok(()) => stay(),
-            Err(error) => panic!("enter the node's namespaces: {error:#}"),
+            Err(error) => panic!("enter the node's network: {error}"),
         }))
     }
 

@@ -7,6 +7,7 @@ mod census;
 mod cli;
 mod daemon;
 mod exec;
+mod gateway;
 mod images;
 mod joining;
 mod logs;
