@@ -153,7 +153,7 @@ impl Config {
 
     fn berth(&self) -> Result<String> {
         Ok(format!(
-            "[cgroups]\nparent = {:?}\n[network]\nbin_dirs = {:?}\n\
+            "[log]\nlevel = \"info,berth::effect=debug\"\n[cgroups]\nparent = {:?}\n[network]\nbin_dirs = {:?}\n\
              [pods]\nrestrict_oom_score_adj = {}\n",
             format!("{}/berth", self.cgroup_root),
             self.plugin_dirs(),

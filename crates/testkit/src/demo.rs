@@ -15,7 +15,7 @@ use crate::specs::Container;
 
 /// Writes every number once, 100,000 of them a second, by the clock: what is due is written, so
 /// that a slow machine catches up instead of falling behind.
-const COUNTER: &str = "trap 'exit 0' TERM; read up _ < /proc/uptime; \
+pub const COUNTER: &str = "trap 'exit 0' TERM; read up _ < /proc/uptime; \
     start=${up%.*}${up#*.}; i=0; while :; do read up _ < /proc/uptime; \
     due=$(( (${up%.*}${up#*.} - start) * 1000 )); \
     if [ $due -gt $i ]; then seq $((i + 1)) $due; i=$due; fi; usleep 5000; done";

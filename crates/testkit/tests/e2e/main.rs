@@ -11,6 +11,7 @@ mod gateway;
 mod images;
 mod joining;
 mod logs;
+mod long;
 mod mounts;
 mod namespaces;
 mod network;
