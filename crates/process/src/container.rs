@@ -263,6 +263,9 @@ impl Container {
         if self.life.phase() != Phase::Running {
             return Err(Error::state("exec in", self.id(), "it does not run"));
         }
+        if self.is_paused() {
+            return Err(Error::state("exec in", self.id(), "it is paused"));
+        }
         let mut execs = lock(&self.execs);
         if execs.contains_key(&request.id) {
             return Err(Error::Exists { what: "exec", id: request.id });

@@ -88,6 +88,10 @@ impl Exec {
         match self.launch(container).await {
             Ok(()) => Ok(self.pid()),
             Err(error) => {
+                // A runtime that ran out of time may have got as far as a process.
+                if let Some(place) = self.place.get() {
+                    let _ = place.kill_all(&self.id).await;
+                }
                 self.life.drain(Duration::ZERO).await;
                 self.remove_place();
                 self.life.fail();

@@ -43,7 +43,7 @@ pub(crate) struct Pod {
     pub(crate) sandbox: SandboxClient,
     pub(crate) stdio: StdioClient,
     pub(crate) facts: FactsClient,
-    pub(crate) cgroups: Cgroups,
+
     pub(crate) cgroup: Cgroup,
     runtime: &'static str,
 }
@@ -73,8 +73,17 @@ impl Pod {
 
     /// As `start`, with changes to the sandbox's own spec.
     pub(crate) async fn start_with(runtime: &'static str, change: Value) -> Self {
-        private_mounts();
         let dir = tempfile::Builder::new().prefix("berth-shim-").tempdir().unwrap();
+        Self::start_in(dir, runtime, change).await
+    }
+
+    /// As `start`, in a directory that exists; a socket `events` in it is where events go.
+    pub(crate) async fn start_in(
+        dir: tempfile::TempDir,
+        runtime: &'static str,
+        change: Value,
+    ) -> Self {
+        private_mounts();
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let id = format!("t{}x{serial}", std::process::id());
         let cgroups = Cgroups::detect().unwrap();
@@ -101,7 +110,7 @@ impl Pod {
             id,
             dir,
             address,
-            cgroups,
+
             cgroup,
             runtime,
         }
@@ -345,6 +354,11 @@ pub(crate) async fn until<T>(what: &str, mut test: impl FnMut() -> Option<T>) ->
     }
 }
 
+fn events_address(state: &Path) -> String {
+    let socket = state.with_file_name("events");
+    if socket.exists() { socket.display().to_string() } else { String::new() }
+}
+
 /// Runs a command of the shim to its end, in the shim's cgroup; its output.
 pub(crate) fn shim_command(
     state: &Path,
@@ -361,6 +375,7 @@ pub(crate) fn shim_command(
         .args(arguments)
         .env("PATH", format!("{}:{path}", stand_ins.display()))
         .env("BERTH_SHIM_STATE", state)
+        .env("TTRPC_ADDRESS", events_address(state))
         .cwd(bundle)
         .cgroups(cgroup.child("shim").unwrap().enter_files())
         .stdout(out.reopen().unwrap())

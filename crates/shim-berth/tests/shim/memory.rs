@@ -50,7 +50,8 @@ async fn an_idle_shim_is_small() {
         pod.delete("c0", &id).await.unwrap();
     }
     let worn = report("10 containers, after a flood of lines and 50 execs", pid).await;
-    until("the log is there", || (pod.lines("noise", "stdout").len() == 200_000).then_some(())).await;
+    until("the log is there", || (pod.lines("noise", "stdout").len() == 200_000).then_some(()))
+        .await;
     assert!(one < 300, "{one} KiB with one container");
     assert!(worn < 500, "{worn} KiB after use");
 }
