@@ -1,3 +1,60 @@
-//! Under construction.
+//! `berth`: the daemon of the node, and the operator's command line.
+//!
+//! Owns: configuration and environment, which no other crate reads; how the parts are put together;
+//! signals. Must not know how anything is done.
 
-fn main() {}
+mod cli;
+mod command;
+mod config;
+mod facts;
+mod find;
+mod metrics;
+mod node_service;
+mod serve;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A closed standard error leaves nobody to tell.
+            let _ = writeln!(std::io::stderr(), "berth: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let config = cli.config.as_deref();
+    match cli.command {
+        Command::Serve => serve::run(config),
+        Command::Status(status) => wait(command::status::run(config, &status)),
+        Command::Image(image) => wait(command::image::run(config, image)),
+        Command::Config(command) => command::config::run(config, &command),
+        Command::Version => {
+            writeln!(std::io::stdout(), "berth {}", env!("CARGO_PKG_VERSION"))?;
+            Ok(())
+        }
+        Command::Publish(publish) => {
+            // Shims write the event to standard input and expect it to be taken.
+            let _ = (publish.rest, std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
+            Ok(())
+        }
+    }
+}
+
+/// Runs a command that asks the daemon.
+fn wait(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    runtime.block_on(work)
+}

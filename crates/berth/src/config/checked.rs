@@ -1,0 +1,256 @@
+//! Checked values: what the rest of the daemon is given.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::file::{self, Driver, File, Format};
+use super::{Error, duration};
+
+/// The name that a handler table must have to be a RuntimeClass's handler (RFC 1123 label).
+const HANDLER_NAME_MAX: usize = 63;
+
+/// The longest path of a unix socket (`sun_path`, with its NUL).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// The shim of a handler that names none: then it differs by its OCI runtime.
+const OUR_SHIM: &str = "containerd-shim-berth-v1";
+
+/// Berth's configuration, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Config {
+    pub(crate) root: PathBuf,
+    pub(crate) state: PathBuf,
+    pub(crate) socket: PathBuf,
+    pub(crate) group: Option<String>,
+    pub(crate) log_level: String,
+    pub(crate) log_format: Format,
+    pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) cgroup_parent: String,
+    pub(crate) pods: file::Pods,
+    pub(crate) handlers: BTreeMap<String, HandlerConfig>,
+    pub(crate) helper: String,
+    pub(crate) network: NetworkConfig,
+    pub(crate) images: ImagesConfig,
+    pub(crate) deadlines: DeadlinesConfig,
+}
+
+/// A handler, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct HandlerConfig {
+    pub(crate) shim: String,
+    pub(crate) runtime: Option<String>,
+    pub(crate) runtime_root: PathBuf,
+}
+
+/// `[network]`, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct NetworkConfig {
+    pub(crate) conf_dir: PathBuf,
+    pub(crate) bin_dirs: Vec<PathBuf>,
+    pub(crate) template: Option<PathBuf>,
+    pub(crate) owned: Vec<String>,
+}
+
+/// `[images]`, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ImagesConfig {
+    pub(crate) hosts_dir: PathBuf,
+    pub(crate) pinned: Vec<String>,
+    pub(crate) parallel_layers: usize,
+}
+
+/// `[deadlines]`, checked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct DeadlinesConfig {
+    pub(crate) cni_add: Duration,
+    pub(crate) cni_del: Duration,
+    pub(crate) create: Duration,
+    pub(crate) mount: Duration,
+    pub(crate) shim: Duration,
+}
+
+/// Tells which file and line set a key.
+type Place<'a> = &'a dyn Fn(&str) -> String;
+
+struct Check<'a> {
+    place: Place<'a>,
+}
+
+/// Checks every value; `place` tells where a key was set, for refusals.
+pub(crate) fn check(file: &File, place: Place<'_>) -> Result<Config, Error> {
+    let check = Check { place };
+    let state = check.absolute("state", &file.state)?;
+    Ok(Config {
+        root: check.absolute("root", &file.root)?,
+        socket: check.socket(&file.api.socket)?,
+        group: some(&file.api.group),
+        log_level: check.level(&file.log.level)?,
+        log_format: file.log.format,
+        metrics: check.address(&file.metrics.address)?,
+        cgroup_parent: check.cgroups(&file.cgroups)?,
+        pods: check.pods(file)?,
+        handlers: check.handlers(file, &state)?,
+        helper: check.program("helper.path", &file.helper.path)?,
+        network: check.network(&file.network)?,
+        images: check.images(&file.images)?,
+        deadlines: check.deadlines(&file.deadlines)?,
+        state,
+    })
+}
+
+fn some(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+impl Check<'_> {
+    fn refuse<T>(&self, key: &str, value: impl std::fmt::Debug, advice: &str) -> Result<T, Error> {
+        Err(Error::Value {
+            at: (self.place)(key),
+            key: key.to_owned(),
+            value: format!("{value:?}"),
+            advice: advice.to_owned(),
+        })
+    }
+
+    fn absolute(&self, key: &str, given: &str) -> Result<PathBuf, Error> {
+        if !given.starts_with('/') || given.contains('\0') {
+            return self.refuse(key, given, "give an absolute path");
+        }
+        Ok(PathBuf::from(given))
+    }
+
+    fn socket(&self, given: &str) -> Result<PathBuf, Error> {
+        // It is bound under a longer, temporary name first.
+        if given.len() + super::super::serve::TEMPORARY.len() > SOCKET_PATH_MAX {
+            return self.refuse("api.socket", given, "a unix socket's path ends at 107 bytes");
+        }
+        self.absolute("api.socket", given)
+    }
+
+    fn level(&self, given: &str) -> Result<String, Error> {
+        if given.is_empty() || given.parse::<tracing_subscriber::EnvFilter>().is_err() {
+            let advice = "give off, error, warn, info, debug, trace, or directives target=level";
+            return self.refuse("log.level", given, advice);
+        }
+        Ok(given.to_owned())
+    }
+
+    fn address(&self, given: &str) -> Result<Option<SocketAddr>, Error> {
+        if given.is_empty() {
+            return Ok(None);
+        }
+        match given.parse() {
+            Ok(address) => Ok(Some(address)),
+            Err(_) => self.refuse("metrics.address", given, "give ip:port, or \"\" to serve none"),
+        }
+    }
+
+    fn cgroups(&self, given: &file::Cgroups) -> Result<String, Error> {
+        if given.driver == Driver::Systemd {
+            let advice = "this version makes cgroups in the file system only: use \"cgroupfs\", \
+                          here and as the kubelet's cgroupDriver";
+            return self.refuse("cgroups.driver", given.driver, advice);
+        }
+        let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
+        let below = given.parent.strip_prefix('/');
+        if !below.is_some_and(|below| below.split('/').all(plain)) {
+            let advice = "give the path of a cgroup below the root, such as /berth";
+            return self.refuse("cgroups.parent", &given.parent, advice);
+        }
+        Ok(given.parent.clone())
+    }
+
+    fn pods(&self, file: &File) -> Result<file::Pods, Error> {
+        let name = &file.pods.default_handler;
+        if !file.handlers.contains_key(name) {
+            let advice = "name a handler that has a table [handlers.<name>]";
+            return self.refuse("pods.default_handler", name, advice);
+        }
+        Ok(file.pods.clone())
+    }
+
+    fn handlers(
+        &self,
+        file: &File,
+        state: &Path,
+    ) -> Result<BTreeMap<String, HandlerConfig>, Error> {
+        let mut handlers = BTreeMap::new();
+        for (name, given) in &file.handlers {
+            let key = format!("handlers.{name}");
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            if name.is_empty() || name.len() > HANDLER_NAME_MAX || !name.chars().all(plain) {
+                let advice = "name it with at most 63 lower-case letters, digits and '-'";
+                return self.refuse(&key, name, advice);
+            }
+            let runtime_root = match given.runtime_root.as_str() {
+                "" => state.join("oci").join(name),
+                path => self.absolute(&format!("{key}.runtime_root"), path)?,
+            };
+            let runtime = match given.runtime.as_str() {
+                "" => None,
+                runtime => Some(self.program(&format!("{key}.runtime"), runtime)?),
+            };
+            let shim = match given.shim.as_str() {
+                "" => OUR_SHIM.to_owned(),
+                shim => self.program(&format!("{key}.shim"), shim)?,
+            };
+            handlers.insert(name.clone(), HandlerConfig { shim, runtime, runtime_root });
+        }
+        Ok(handlers)
+    }
+
+    fn program(&self, key: &str, given: &str) -> Result<String, Error> {
+        if given.is_empty() || (given.contains('/') && !given.starts_with('/')) {
+            return self.refuse(key, given, "give an absolute path, or a name to be looked for");
+        }
+        Ok(given.to_owned())
+    }
+
+    fn network(&self, given: &file::Network) -> Result<NetworkConfig, Error> {
+        if given.bin_dirs.is_empty() {
+            return self.refuse("network.bin_dirs", &given.bin_dirs, "give at least one directory");
+        }
+        let directory = |directory: &String| self.absolute("network.bin_dirs", directory);
+        Ok(NetworkConfig {
+            conf_dir: self.absolute("network.conf_dir", &given.conf_dir)?,
+            bin_dirs: given.bin_dirs.iter().map(directory).collect::<Result<_, _>>()?,
+            template: match given.template.as_str() {
+                "" => None,
+                path => Some(self.absolute("network.template", path)?),
+            },
+            owned: given.owned.clone(),
+        })
+    }
+
+    fn images(&self, given: &file::Images) -> Result<ImagesConfig, Error> {
+        let key = "images.parallel_layers";
+        let parallel_layers = match usize::try_from(given.parallel_layers) {
+            Ok(number @ 1..=64) => number,
+            _ => return self.refuse(key, given.parallel_layers, "give a number from 1 to 64"),
+        };
+        Ok(ImagesConfig {
+            hosts_dir: self.absolute("images.hosts_dir", &given.hosts_dir)?,
+            pinned: given.pinned.clone(),
+            parallel_layers,
+        })
+    }
+
+    fn deadlines(&self, given: &file::Deadlines) -> Result<DeadlinesConfig, Error> {
+        let deadline = |key: &str, text: &str| match duration::parse(text) {
+            Some(duration) if !duration.is_zero() => Ok(duration),
+            _ => {
+                let advice = "give a number and a unit: 500ms, 60s, 4m or 1h";
+                self.refuse(&format!("deadlines.{key}"), text, advice)
+            }
+        };
+        Ok(DeadlinesConfig {
+            cni_add: deadline("cni_add", &given.cni_add)?,
+            cni_del: deadline("cni_del", &given.cni_del)?,
+            create: deadline("create", &given.create)?,
+            mount: deadline("mount", &given.mount)?,
+            shim: deadline("shim", &given.shim)?,
+        })
+    }
+}

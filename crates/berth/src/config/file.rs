@@ -1,0 +1,134 @@
+//! The shape of a configuration file: every key may be left out, none may be unknown.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// A whole file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct File {
+    pub(crate) root: String,
+    pub(crate) state: String,
+    pub(crate) api: Api,
+    pub(crate) log: Log,
+    pub(crate) metrics: Metrics,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) pods: Pods,
+    pub(crate) handlers: BTreeMap<String, Handler>,
+    pub(crate) helper: Helper,
+    pub(crate) network: Network,
+    pub(crate) images: Images,
+    pub(crate) deadlines: Deadlines,
+}
+
+/// `[api]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Api {
+    pub(crate) socket: String,
+    pub(crate) group: String,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Log {
+    pub(crate) level: String,
+    pub(crate) format: Format,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// `[metrics]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Metrics {
+    pub(crate) address: String,
+}
+
+/// `[cgroups]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Cgroups {
+    pub(crate) driver: Driver,
+    pub(crate) parent: String,
+}
+
+/// Who makes cgroups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Driver {
+    /// We do, in the file system.
+    #[default]
+    Cgroupfs,
+    /// systemd does.
+    Systemd,
+}
+
+/// `[pods]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Pods {
+    pub(crate) default_handler: String,
+    pub(crate) unprivileged_ports: bool,
+    pub(crate) unprivileged_icmp: bool,
+    pub(crate) restrict_oom_score_adj: bool,
+    pub(crate) shm_size: u64,
+    pub(crate) pids_limit: u64,
+}
+
+/// `[handlers.<name>]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Handler {
+    pub(crate) shim: String,
+    pub(crate) runtime: String,
+    pub(crate) runtime_root: String,
+}
+
+/// `[helper]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Helper {
+    pub(crate) path: String,
+}
+
+/// `[network]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Network {
+    pub(crate) conf_dir: String,
+    pub(crate) bin_dirs: Vec<String>,
+    pub(crate) template: String,
+    pub(crate) owned: Vec<String>,
+}
+
+/// `[images]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Images {
+    pub(crate) hosts_dir: String,
+    pub(crate) pinned: Vec<String>,
+    pub(crate) parallel_layers: u64,
+}
+
+/// `[deadlines]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Deadlines {
+    pub(crate) cni_add: String,
+    pub(crate) cni_del: String,
+    pub(crate) create: String,
+    pub(crate) mount: String,
+    pub(crate) shim: String,
+}

@@ -1,0 +1,90 @@
+//! Berth's own service: what `berth status` and `berth image import` ask.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use berth_cri::Condition;
+use berth_image::Store;
+use berth_lifecycle::{Node, NodeReport};
+use berth_proto::node::v1 as proto;
+use berth_proto::node::v1::node_server;
+use serde::Serialize;
+use tonic::{Request, Response, Status};
+
+/// What the service is made of.
+pub(crate) struct NodeService {
+    pub(crate) node: Node,
+    pub(crate) images: Store,
+    pub(crate) handlers: Vec<HandlerStatus>,
+    pub(crate) conditions: Arc<dyn Fn() -> Vec<Condition> + Send + Sync>,
+    pub(crate) since: Instant,
+}
+
+/// A handler, as `berth status` shows it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct HandlerStatus {
+    pub(crate) name: String,
+    pub(crate) default: bool,
+    pub(crate) shim: String,
+    pub(crate) runtime: String,
+    pub(crate) recursive_read_only_mounts: bool,
+    pub(crate) user_namespaces: bool,
+}
+
+/// The whole answer.
+#[derive(Serialize)]
+struct NodeStatus<'a> {
+    version: &'static str,
+    pid: u32,
+    uptime_seconds: u64,
+    conditions: Vec<Condition>,
+    handlers: &'a [HandlerStatus],
+    images: usize,
+    #[serde(flatten)]
+    report: NodeReport,
+}
+
+#[tonic::async_trait]
+impl node_server::Node for NodeService {
+    async fn status(
+        &self,
+        _request: Request<proto::StatusRequest>,
+    ) -> Result<Response<proto::StatusResponse>, Status> {
+        let status = NodeStatus {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            uptime_seconds: self.since.elapsed().as_secs(),
+            conditions: (self.conditions)(),
+            handlers: &self.handlers,
+            images: self.images.list().len(),
+            report: self.node.report(),
+        };
+        let json = serde_json::to_vec(&status)
+            .map_err(|error| Status::internal(format!("cannot write the status: {error}")))?;
+        Ok(Response::new(proto::StatusResponse { json }))
+    }
+
+    async fn import_image(
+        &self,
+        request: Request<proto::ImportImageRequest>,
+    ) -> Result<Response<proto::ImportImageResponse>, Status> {
+        let request = request.into_inner();
+        if !request.path.starts_with('/') {
+            let text = format!("path is {:?}: give an absolute path", request.path);
+            return Err(Status::invalid_argument(text));
+        }
+        let names: Vec<String> =
+            Some(request.name).filter(|name| !name.is_empty()).into_iter().collect();
+        let imported = self
+            .images
+            .import(Path::new(&request.path), &names)
+            .await
+            .map_err(|error| Status::from(berth_cri::Error::from(error)))?;
+        let images = imported.into_iter().map(|image| {
+            tracing::info!(image = %image.id, names = ?image.names, "image imported");
+            proto::ImportedImage { id: image.id.to_string(), names: image.names }
+        });
+        Ok(Response::new(proto::ImportImageResponse { images: images.collect() }))
+    }
+}

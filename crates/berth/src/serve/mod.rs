@@ -1,0 +1,172 @@
+//! The daemon: what it starts, in which order, and how it stops.
+//!
+//! ```text
+//!   configuration ─▶ log ─▶ lock ─▶ parts of the node ─▶ pods adopted ─▶ socket ─▶ READY
+//!   SIGHUP: the log's level is read again      SIGTERM, SIGINT: calls end, containers stay
+//! ```
+
+mod fence;
+mod lock;
+mod logging;
+mod network_watch;
+mod notify;
+mod services;
+mod socket;
+mod wire;
+
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Loaded};
+use crate::metrics;
+use lock::Lock;
+use logging::Level;
+use notify::Notify;
+use services::Services;
+pub(crate) use socket::TEMPORARY;
+use wire::Wired;
+
+/// Names an own level of the log, over the configuration's.
+const LOG_VARIABLE: &str = "BERTH_LOG";
+
+/// How long calls may go on once the daemon has been told to stop. What they began is saved: the
+/// next daemon goes on with it.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// A task of ours needs less than a thread's default of 2 MiB, deep debug builds included.
+const STACK: usize = 1 << 20;
+
+/// Threads for files of our own disk; more would not make it faster.
+const BLOCKING_THREADS: usize = 32;
+
+/// Runs the daemon until it is told to stop.
+pub(crate) fn run(path: Option<&Path>) -> anyhow::Result<()> {
+    let loaded = Loaded::read(path)?;
+    let mut config = loaded.check()?;
+    if let Ok(level) = std::env::var(LOG_VARIABLE) {
+        config.log_level = level;
+    }
+    let level = logging::start(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers())
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_stack_size(STACK)
+        .thread_name("berth")
+        .enable_all()
+        .build()
+        .context("cannot start the daemon's threads")?;
+    let end = runtime.block_on(serve(&config, path, &level));
+    // A thread that waits for the disk must not hold the end up: its work is saved or repeated.
+    runtime.shutdown_background();
+    end
+}
+
+/// Nothing here computes: more threads than this only add stacks.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8)
+}
+
+async fn serve(config: &Config, path: Option<&Path>, level: &Level) -> anyhow::Result<()> {
+    for directory in [&config.root, &config.state] {
+        make(directory, 0o711)?;
+    }
+    let _lock = Lock::take(&config.state.join("lock"))?;
+    let notify = Notify::from_environment();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "berth starts");
+    let wired = Box::pin(wire::wire(config)).await?;
+    if let Some(parent) = config.socket.parent() {
+        make(parent, 0o711)?;
+    }
+    let listener = socket::bind(&config.socket, config.group.as_deref())?;
+    let stop = CancellationToken::new();
+    if let Some(address) = config.metrics {
+        start_metrics(address, &wired).await;
+    }
+    tracing::info!(socket = %config.socket.display(), "serving CRI");
+    let server = tokio::spawn(answer(listener, wired, stop.clone()));
+    notify.ready();
+    wait_for_the_end(path, level, &notify).await?;
+    notify.stopping();
+    stop.cancel();
+    match tokio::time::timeout(FAREWELL, server).await {
+        Ok(Ok(ended)) => ended.context("the CRI server failed")?,
+        Ok(Err(panic)) => return Err(panic).context("the CRI server failed"),
+        Err(_) => tracing::info!("calls in progress are left to the next daemon"),
+    }
+    tracing::info!("berth stops; containers go on");
+    Ok(())
+}
+
+fn make(directory: &Path, mode: u32) -> anyhow::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(directory)
+        .with_context(|| format!("cannot make {}", directory.display()))
+}
+
+async fn answer(
+    listener: UnixListener,
+    wired: Wired,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let services = Services::new(&wired.cri, wired.node_service);
+    let connections = UnixListenerStream::new(listener);
+    tonic::transport::Server::builder()
+        .serve_with_incoming_shutdown(services, connections, stop.cancelled_owned())
+        .await
+}
+
+/// A node without metrics is better than none: a port that is taken is told, not fatal.
+async fn start_metrics(address: std::net::SocketAddr, wired: &Wired) {
+    match tokio::net::TcpListener::bind(address).await {
+        Ok(listener) => {
+            tokio::spawn(metrics::serve(listener, wired.gather.clone()));
+        }
+        Err(error) => {
+            let advice = "set metrics.address to a free one, or to \"\"";
+            tracing::error!(%address, %error, advice, "cannot serve metrics");
+        }
+    }
+}
+
+async fn wait_for_the_end(
+    path: Option<&Path>,
+    level: &Level,
+    notify: &Notify,
+) -> anyhow::Result<()> {
+    let listen = |kind| signal(kind).context("cannot listen for signals");
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut hang_up = listen(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hang_up.recv() => reload(path, level, notify),
+        }
+    }
+}
+
+/// Reads the configuration again. What cannot change in a running daemon stays as it is.
+fn reload(path: Option<&Path>, level: &Level, notify: &Notify) {
+    let read = Loaded::read(path).and_then(|loaded| loaded.check());
+    let result = read.map_err(anyhow::Error::from).and_then(|config| {
+        level.set(&config.log_level)?;
+        Ok(config.log_level)
+    });
+    match result {
+        Ok(level) => {
+            tracing::info!(level, "configuration read again: the log's level is in effect");
+            notify.status("serving CRI; configuration read again");
+        }
+        Err(error) => tracing::error!(%error, "configuration not taken: the old one stays"),
+    }
+}

@@ -1,0 +1,80 @@
+//! The daemon's socket.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use tokio::net::UnixListener;
+
+/// What is appended to the socket's name while it is made ready.
+pub(crate) const TEMPORARY: &str = ".new";
+
+/// Binds the socket with mode 0660.
+///
+/// It is bound under another name, made ready, and renamed over whatever is there: nobody ever
+/// meets it with a wrong mode, and a stale one is replaced without a gap. The lock says it is
+/// stale.
+pub(crate) fn bind(path: &Path, group: Option<&str>) -> anyhow::Result<UnixListener> {
+    let mut temporary = OsString::from(path);
+    temporary.push(TEMPORARY);
+    let temporary = PathBuf::from(temporary);
+    let bound = || -> io::Result<UnixListener> {
+        match std::fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&temporary)?;
+        std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o660))?;
+        if let Some(group) = group {
+            std::os::unix::fs::chown(&temporary, None, Some(group_id(group)?))?;
+        }
+        std::fs::rename(&temporary, path)?;
+        Ok(listener)
+    };
+    bound().with_context(|| format!("cannot serve on {}", path.display()))
+}
+
+/// A group by number, or by name from /etc/group.
+fn group_id(group: &str) -> io::Result<u32> {
+    if let Ok(id) = group.parse() {
+        return Ok(id);
+    }
+    let groups = std::fs::read_to_string("/etc/group")?;
+    let of = |line: &str| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    };
+    groups.lines().find_map(of).ok_or_else(|| {
+        let text = format!("api.group is {group:?}: /etc/group has no such group");
+        io::Error::new(io::ErrorKind::NotFound, text)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_the_mode_is_0660() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("berth.sock");
+        drop(bind(&path, None).unwrap());
+        let listener = bind(&path, None).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o660);
+        let (connected, accepted) =
+            tokio::join!(tokio::net::UnixStream::connect(&path), listener.accept());
+        connected.unwrap();
+        accepted.unwrap();
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_group_is_a_number_or_a_name() {
+        assert_eq!(group_id("123").unwrap(), 123);
+        assert_eq!(group_id("root").unwrap(), 0);
+        assert!(group_id("no-such-group-here").is_err());
+    }
+}
