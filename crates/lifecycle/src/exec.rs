@@ -73,7 +73,8 @@ async fn exec(
     timeout: Option<Duration>,
 ) -> Result<ExecOutput> {
     let begin = tokio::time::Instant::now();
-    let exec = format!("exec-{}", context.shared.token());
+    // Unique over daemons: a shim outlives them.
+    let exec = format!("exec-{:x}-{}", context.shared.now(), context.shared.token());
     let process = process(context, id, command)?;
     let shim = connection(context).await?;
     let (fifos, stdout, stderr) = Fifos::make(context, id, &exec)?;

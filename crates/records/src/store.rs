@@ -217,8 +217,8 @@ fn load(connection: &Connection) -> Result<Loaded, rusqlite::Error> {
         let mut rows = connection.prepare("SELECT id, record FROM pods")?;
         let mut rows = rows.query([])?;
         while let Some(row) = rows.next()? {
-            let (id, record): (String, Vec<u8>) = (row.get(0)?, row.get(1)?);
-            match serde_json::from_slice(&record) {
+            let id: String = row.get(0)?;
+            match serde_json::from_slice(bytes(row)?) {
                 Ok(record) => loaded.pods.push(record),
                 Err(why) => loaded.unreadable.push((id, why.to_string())),
             }
@@ -226,8 +226,8 @@ fn load(connection: &Connection) -> Result<Loaded, rusqlite::Error> {
         let mut rows = connection.prepare("SELECT id, leftover FROM leftovers")?;
         let mut rows = rows.query([])?;
         while let Some(row) = rows.next()? {
-            let (id, leftover): (LeftoverId, Vec<u8>) = (row.get(0)?, row.get(1)?);
-            match serde_json::from_slice(&leftover) {
+            let id: LeftoverId = row.get(0)?;
+            match serde_json::from_slice(bytes(row)?) {
                 Ok(leftover) => loaded.leftovers.push((id, leftover)),
                 Err(why) => loaded.unreadable.push((format!("leftover {id}"), why.to_string())),
             }
@@ -241,6 +241,11 @@ fn load(connection: &Connection) -> Result<Loaded, rusqlite::Error> {
         connection.execute("DELETE FROM pods WHERE id = ?1", [id])?;
     }
     Ok(loaded)
+}
+
+/// The row's second column, text or blob.
+fn bytes<'r>(row: &'r rusqlite::Row<'_>) -> Result<&'r [u8], rusqlite::Error> {
+    Ok(row.get_ref(1)?.as_bytes().unwrap_or_default())
 }
 
 impl Op {

@@ -22,7 +22,12 @@ pub(super) async fn release(context: &Context) -> Result<()> {
     if context.record.spec.spec.namespaces.network == PodOrNode::Node {
         return Ok(());
     }
-    Ok(context.shared.network.detach(&attachment(context)?).await?)
+    let network = &context.shared.network;
+    match attachment(context) {
+        Ok(attachment) => Ok(network.detach(&attachment).await?),
+        // Asked for so badly that it was never attached; or by an earlier version, so the cache knows.
+        Err(_) => Ok(network.detach_cached(context.record.id.as_str()).await?),
+    }
 }
 
 fn attachment(context: &Context) -> Result<Attachment> {
