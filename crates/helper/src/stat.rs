@@ -79,11 +79,11 @@ pub(crate) fn stat(request: Request) -> Result<Answer> {
 
 fn look(wish: &Wish, table: &Table) -> Seen {
     let mut seen = Seen { path: wish.path.clone(), ..Seen::default() };
-    if let Err(error) = find(wish, table, &mut seen) {
-        if error.kind() != std::io::ErrorKind::NotFound {
-            seen.problem = Some(format!("cannot look at {}: {error}", wish.path.display()));
-            return seen;
-        }
+    if let Err(error) = find(wish, table, &mut seen)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        seen.problem = Some(format!("cannot look at {}: {error}", wish.path.display()));
+        return seen;
     }
     seen.problem = problem(wish, &seen);
     seen

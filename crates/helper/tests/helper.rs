@@ -60,11 +60,25 @@ fn ask_well(verb: &str, request: &Value) -> Value {
     answer
 }
 
-/// A directory that is a tmpfs of its own.
-fn scratch() -> tempfile::TempDir {
+/// A directory that is a tmpfs of its own, removed with it.
+struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        mounts::unmount_below(self.path()).unwrap();
+    }
+}
+
+fn scratch() -> Scratch {
     let dir = tempfile::tempdir().unwrap();
     mounts::mount("tmpfs", dir.path(), "tmpfs", mounts::Flags::empty(), "size=1m").unwrap();
-    dir
+    Scratch(dir)
 }
 
 /// Runs a shell script in pinned namespaces and returns what it wrote.
