@@ -58,9 +58,14 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
     let network = Arc::new(Network::new(network_settings(config, jobs)));
     let watch = NetworkWatch::start(Arc::clone(&network)).await;
     let settings = settings(config, &handlers, facts)?;
-    let node = Node::start(settings, images.clone(), Arc::clone(&network), cgroups.clone())
-        .await
-        .context("cannot take up the pods of this node")?;
+    let node = Node::start(berth_lifecycle::Parts {
+        settings,
+        images: images.clone(),
+        network: Arc::clone(&network),
+        cgroups: cgroups.clone(),
+    })
+    .await
+    .context("cannot take up the pods of this node")?;
     let conditions: Arc<dyn Fn() -> Vec<Condition> + Send + Sync> =
         Arc::new(move || vec![runtime_ready(), watch.condition()]);
     let calls = Calls::default();
@@ -139,7 +144,7 @@ fn network_settings(config: &Config, jobs: Vec<PathBuf>) -> berth_cni::Settings 
 }
 
 fn settings(config: &Config, found: &[Found], node: NodeFacts) -> anyhow::Result<Settings> {
-    let handler = |found: &Found| berth_lifecycle::settings::Handler {
+    let handler = |found: &Found| berth_lifecycle::Handler {
         shim: found.shim.clone(),
         runtime: Some(found.runtime.clone()),
         runtime_root: found.config.runtime_root.clone(),
@@ -189,7 +194,8 @@ fn cri_handlers(config: &Config, found: &[Found]) -> Vec<Handler> {
         name: name.to_owned(),
         runtime_type: runtime_type(&found.shim),
         recursive_read_only: found.facts.recursive_read_only,
-        user_namespaces: found.facts.id_mapped_mounts,
+        // Not before the image's layers can be id-mapped too.
+        user_namespaces: false,
     };
     let default = found.iter().filter(|found| found.name == config.pods.default_handler);
     let default = default.map(|found| one("", found));
@@ -212,7 +218,8 @@ fn handler_statuses(config: &Config, found: &[Found]) -> Vec<HandlerStatus> {
         shim: found.shim.display().to_string(),
         runtime: found.runtime.display().to_string(),
         recursive_read_only_mounts: found.facts.recursive_read_only,
-        user_namespaces: found.facts.id_mapped_mounts,
+        // Not before the image's layers can be id-mapped too.
+        user_namespaces: false,
     };
     found.iter().map(one).collect()
 }
