@@ -123,7 +123,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A layer failed; several pulls may wait for the same one.
-    #[error("layer {layer}: {source}")]
+    #[error("{source} (layer {layer})")]
     Layer {
         /// The diff id of the layer.
         layer: Digest,

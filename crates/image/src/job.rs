@@ -4,7 +4,7 @@
 //! staging directory goes, and so does its layer if no image lists it yet.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use tokio::sync::watch;
@@ -50,6 +50,31 @@ pub(crate) struct Job {
     outcome: watch::Receiver<Outcome>,
     below: Option<Arc<Job>>,
     abort: Option<AbortHandle>,
+    waiting: AtomicUsize,
+}
+
+/// A layer that is being fetched or unpacked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// Its diff id.
+    pub layer: Digest,
+    /// How many pulls and imports wait for it.
+    pub waiting: usize,
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Job {
@@ -76,12 +101,20 @@ impl Job {
         self.outcome.borrow().as_ref()?.as_ref().ok().cloned()
     }
 
+    /// What is shown of it while it is under way.
+    pub(crate) fn transfer(&self) -> Option<Transfer> {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        let running = self.outcome.borrow().is_none();
+        running.then(|| Transfer { layer: self.diff_id.clone(), waiting })
+    }
+
     fn failed(&self) -> bool {
         matches!(*self.outcome.borrow(), Some(Err(_)))
     }
 
     /// Waits for the layer.
     pub(crate) async fn wait(&self) -> Result<Arc<Landed>> {
+        let _waiting = Waiting::new(&self.waiting);
         let mut outcome = self.outcome.clone();
         let done = outcome.wait_for(Option::is_some).await;
         let layer = self.diff_id.clone();
@@ -154,7 +187,8 @@ impl Job {
         };
         let started = abort.is_some();
         let diff_id = spec.expected.diff_id;
-        let job = Arc::new(Self { diff_id, outcome, below: spec.below, abort });
+        let waiting = AtomicUsize::new(0);
+        let job = Arc::new(Self { diff_id, outcome, below: spec.below, abort, waiting });
         jobs.insert(spec.chain, Arc::downgrade(&job));
         (job, started)
     }

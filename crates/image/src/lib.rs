@@ -41,6 +41,7 @@ mod users;
 pub use digest::Digest;
 pub use error::{Error, Kind, Result};
 pub use facts::{Facts, ImageUser};
+pub use job::Transfer;
 pub use measure::Usage;
 pub use platform::Platform;
 pub use reference::{Reference, Version};

@@ -1,8 +1,8 @@
 //! The image store as the rest of the node uses it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -11,12 +11,12 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::import::{Bundle, Found, Unwant, Wanted};
-use crate::job::{self, Job, Spec, blocking};
+use crate::job::{self, Job, Spec, Transfer, blocking};
 use crate::measure::Usage;
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::Registries;
-use crate::shelf::{NewImage, Shelf};
+use crate::shelf::{NewImage, Shelf, lock};
 use crate::snapshot::Mount;
 use crate::stack::Stack;
 use crate::state::Image;
@@ -231,6 +231,13 @@ impl Store {
     /// What the writable layers take, as far as it was measured. Answered from memory.
     pub fn container_fs(&self) -> FsInfo {
         FsInfo { mountpoint: self.options.root.clone(), used: self.usages.sum() }
+    }
+
+    /// The layers that are being fetched or unpacked now.
+    pub fn transfers(&self) -> Vec<Transfer> {
+        let jobs: Vec<Arc<Job>> =
+            lock(&self.shelf.jobs).values().filter_map(Weak::upgrade).collect();
+        jobs.iter().filter_map(|job| job.transfer()).collect()
     }
 
     /// Waits until what was removed is gone from the disk; says whether it is.

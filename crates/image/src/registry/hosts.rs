@@ -17,8 +17,7 @@ use crate::error::{Error, Result};
 /// One host to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Host {
-    /// `https` or `http`.
-    pub(crate) scheme: String,
+    pub(crate) scheme: Scheme,
     /// The name and, if given, the port.
     pub(crate) authority: String,
     /// What comes before `/<repository>/`: `/v2`, if nothing else is said.
@@ -33,6 +32,17 @@ pub(crate) struct Host {
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) tls: Tls,
     pub(crate) dial_timeout: Option<Duration>,
+}
+
+/// How a host is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Scheme {
+    /// With TLS.
+    Https,
+    /// Without.
+    Http,
+    /// As it turns out: a registry on this machine is often without TLS.
+    Either,
 }
 
 /// How the host's certificate is checked, and what is shown to it.
@@ -120,25 +130,21 @@ fn read(directory: &Path, registry: &str) -> Result<Vec<Host>> {
     }
 }
 
-/// The registry that the name says. One on this machine is often without TLS: plain HTTP is tried
-/// first there, and TLS if that is not understood.
+/// The registry that the name says.
 fn defaults(registry: &str, tls: Tls) -> Vec<Host> {
     let authority = origin_of(registry);
-    let host = |scheme: &str| Host {
-        scheme: scheme.to_owned(),
+    let plain = is_loopback(authority) && tls == Tls::default();
+    vec![Host {
+        scheme: if plain { Scheme::Either } else { Scheme::Https },
         authority: authority.to_owned(),
         prefix: "/v2".to_owned(),
         resolve: true,
         pull: true,
         origin: true,
         headers: Vec::new(),
-        tls: tls.clone(),
+        tls,
         dial_timeout: None,
-    };
-    match is_loopback(authority) && tls == Tls::default() {
-        true => vec![host("http"), host("https")],
-        false => vec![host("https")],
-    }
+    }]
 }
 
 /// docker.io is a name, not a registry.
@@ -183,9 +189,11 @@ fn parse(text: &str, directory: &Path, registry: &str) -> Result<Vec<Host>, Stri
 
 fn host(url: &str, entry: &Entry, directory: &Path, registry: &str) -> Result<Host, String> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("https", url));
-    if !matches!(scheme, "http" | "https") {
-        return Err(format!("{url:?}: a host is reached by http or https"));
-    }
+    let scheme = match scheme {
+        "https" => Scheme::Https,
+        "http" => Scheme::Http,
+        _ => return Err(format!("{url:?}: a host is reached by http or https")),
+    };
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     if authority.is_empty() || authority.contains('@') {
         return Err(format!("{url:?}: it must have a host, and no credentials"));
@@ -209,7 +217,7 @@ fn host(url: &str, entry: &Entry, directory: &Path, registry: &str) -> Result<Ho
     }
     headers.sort();
     Ok(Host {
-        scheme: scheme.to_owned(),
+        scheme,
         origin: authority == origin_of(registry),
         authority: authority.to_owned(),
         prefix,
@@ -303,7 +311,8 @@ mod tests {
     }
 
     fn urls(hosts: &[Host]) -> Vec<String> {
-        hosts.iter().map(|h| format!("{}://{}{}", h.scheme, h.authority, h.prefix)).collect()
+        let scheme = |h: &Host| format!("{:?}", h.scheme).to_lowercase();
+        hosts.iter().map(|h| format!("{}://{}{}", scheme(h), h.authority, h.prefix)).collect()
     }
 
     #[test]
@@ -390,12 +399,11 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_on_this_machine_is_asked_without_tls_first() {
+    fn a_registry_on_this_machine_may_be_without_tls() {
         for registry in ["localhost:5000", "127.0.0.1:5000", "[::1]:5000", "localhost"] {
-            let hosts = find(&[], registry).unwrap();
-            assert_eq!(hosts.iter().map(|h| &h.scheme[..]).collect::<Vec<_>>(), ["http", "https"]);
+            assert_eq!(find(&[], registry).unwrap()[0].scheme, Scheme::Either);
         }
-        assert_eq!(find(&[], "10.0.0.1:5000").unwrap().len(), 1);
+        assert_eq!(find(&[], "10.0.0.1:5000").unwrap()[0].scheme, Scheme::Https);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 use serde::Deserialize;
 
 use super::session::{Session, Station};
+use super::token::Granted;
 use super::{chain, challenge};
 use crate::error::Error;
 
@@ -80,29 +81,60 @@ impl From<Error> for Refusal {
 impl Session {
     /// Sends a request, with a token if one is wanted. The answer is 200 or 206.
     pub(crate) async fn send(&self, station: &Station, ask: &Ask) -> Result<Response, Refusal> {
-        let known = station.authorization().await;
-        let response = self.send_once(station, ask, known.as_ref()).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
-            return check(response).await;
-        }
-        let headers = response.headers().get_all(reqwest::header::WWW_AUTHENTICATE);
-        let challenges = challenge::parse(headers.iter().filter_map(|h| h.to_str().ok()));
-        let said = reason(response).await;
-        let new = self.authorize(station, &challenges, known.as_ref()).await?;
-        match new {
-            None => Err(Refusal::Denied(said)),
-            Some(new) => check(self.send_once(station, ask, Some(&new)).await?).await,
+        let mut used = station.authorization().await;
+        loop {
+            let response = self.send_once(station, ask, used.as_ref()).await?;
+            if response.status() != StatusCode::UNAUTHORIZED {
+                return check(response).await;
+            }
+            let headers = response.headers().get_all(reqwest::header::WWW_AUTHENTICATE);
+            let challenges = challenge::parse(headers.iter().filter_map(|h| h.to_str().ok()));
+            let said = reason(response).await;
+            match self.authorize(station, &challenges, used.as_ref()).await? {
+                None => return Err(Refusal::Denied(said)),
+                Some(Granted::Ours(header)) => {
+                    return check(self.send_once(station, ask, Some(&header)).await?).await;
+                }
+                // It may have ended since another layer fetched it.
+                Some(Granted::Shared(header)) => used = Some(header),
+            }
         }
     }
 
+    /// Sends a request as the host is spoken to. Where that is not known, plain HTTP is tried first:
+    /// a server that wants TLS answers it with status 400, or with what is no HTTP.
     async fn send_once(
         &self,
         station: &Station,
         ask: &Ask,
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, Refusal> {
-        let client = self.client(station)?;
-        let first = station.url(&ask.path, self.namespace(station))?;
+        if let Some(secure) = station.secure() {
+            return self.send_as((station, secure), ask, authorization).await;
+        }
+        let plain = self.send_as((station, false), ask, authorization).await;
+        let wants_tls = match &plain {
+            Ok(response) => response.status() == StatusCode::BAD_REQUEST,
+            Err(refusal) => matches!(refusal, Refusal::Temporary(..)),
+        };
+        if wants_tls && let Ok(response) = self.send_as((station, true), ask, authorization).await {
+            station.found_secure(true);
+            return Ok(response);
+        }
+        if plain.is_ok() {
+            station.found_secure(false);
+        }
+        plain
+    }
+
+    async fn send_as(
+        &self,
+        (station, secure): (&Station, bool),
+        ask: &Ask,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Response, Refusal> {
+        let client = self.client(station, secure)?;
+        let first = station.url(secure, &ask.path, self.namespace(station))?;
         let mut url = first.clone();
         for _ in 0..=MAX_REDIRECTS {
             let mut headers = HeaderMap::new();

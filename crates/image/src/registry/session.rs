@@ -1,12 +1,13 @@
 //! The conversation of one pull with the hosts of its image.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::header::HeaderValue;
 use reqwest::{Method, Response, Url};
 
-use super::hosts::{self, Host};
+use super::hosts::{self, Host, Scheme};
 use super::request::{Ask, Refusal, within};
 use super::tls::Clients;
 use super::token::Grant;
@@ -29,6 +30,8 @@ pub(crate) struct Station {
     pub(crate) grant: tokio::sync::Mutex<Option<Grant>>,
     /// Whether it failed before: then it is asked last.
     failed: AtomicBool,
+    /// Whether it speaks TLS, once that is known.
+    secure: OnceLock<bool>,
 }
 
 impl Station {
@@ -40,9 +43,30 @@ impl Station {
         self.failed.load(Ordering::Relaxed)
     }
 
+    /// Whether it speaks TLS; none if that has still to be found out.
+    pub(crate) fn secure(&self) -> Option<bool> {
+        match self.host.scheme {
+            Scheme::Https => Some(true),
+            Scheme::Http => Some(false),
+            Scheme::Either => self.secure.get().copied(),
+        }
+    }
+
+    /// Notes that it answered in this way.
+    pub(crate) fn found_secure(&self, secure: bool) {
+        // Parallel requests find the same.
+        let _ = self.secure.set(secure);
+    }
+
     /// The URL of a path below this host's prefix.
-    pub(crate) fn url(&self, path: &str, namespace: Option<&str>) -> Result<Url, Refusal> {
-        let Host { scheme, authority, prefix, .. } = &self.host;
+    pub(crate) fn url(
+        &self,
+        secure: bool,
+        path: &str,
+        namespace: Option<&str>,
+    ) -> Result<Url, Refusal> {
+        let Host { authority, prefix, .. } = &self.host;
+        let scheme = if secure { "https" } else { "http" };
         let text = format!("{scheme}://{authority}{prefix}{path}");
         let mut url = Url::parse(&text).map_err(|e| Refusal::Useless(format!("{text}: {e}")))?;
         if let Some(namespace) = namespace {
@@ -53,7 +77,8 @@ impl Station {
 
     /// How it is named in messages.
     pub(crate) fn name(&self) -> String {
-        format!("{}://{}", self.host.scheme, self.host.authority)
+        let scheme = if self.secure() == Some(false) { "http" } else { "https" };
+        format!("{scheme}://{}", self.host.authority)
     }
 }
 
@@ -100,14 +125,14 @@ impl Session {
                 })?;
             }
             let (grant, failed) = (tokio::sync::Mutex::default(), AtomicBool::new(false));
-            stations.push(Station { host, secret, grant, failed });
+            stations.push(Station { host, secret, grant, failed, secure: OnceLock::new() });
         }
         let (settings, reference) = (settings.clone(), reference.clone());
         Ok(Self { settings, reference, stations, clients: Clients::default() })
     }
 
-    pub(crate) fn client(&self, station: &Station) -> Result<reqwest::Client> {
-        self.clients.get(&station.host, self.settings.connect_timeout)
+    pub(crate) fn client(&self, station: &Station, secure: bool) -> Result<reqwest::Client> {
+        self.clients.get(&station.host, secure, self.settings.connect_timeout)
     }
 
     /// What a mirror has to be told: whose image it is.

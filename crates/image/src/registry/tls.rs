@@ -22,8 +22,13 @@ pub(crate) struct Clients(Mutex<HashMap<(Option<Tls>, Duration), reqwest::Client
 
 impl Clients {
     /// The client for a host. Plain HTTP needs no certificates, so none are read for it.
-    pub(crate) fn get(&self, host: &Host, connect: Duration) -> Result<reqwest::Client> {
-        let tls = (host.scheme == "https").then(|| host.tls.clone());
+    pub(crate) fn get(
+        &self,
+        host: &Host,
+        secure: bool,
+        connect: Duration,
+    ) -> Result<reqwest::Client> {
+        let tls = secure.then(|| host.tls.clone());
         let connect = host.dial_timeout.unwrap_or(connect);
         let key = (tls, connect);
         if let Some(client) = lock(&self.0).get(&key) {

@@ -30,6 +30,12 @@ impl Grant {
     }
 }
 
+/// A header to try, and whether it was fetched just now or by another request.
+pub(crate) enum Granted {
+    Ours(HeaderValue),
+    Shared(HeaderValue),
+}
+
 #[derive(Deserialize)]
 struct Answer {
     #[serde(default)]
@@ -48,14 +54,14 @@ impl Session {
         station: &Station,
         challenges: &[Challenge],
         used: Option<&HeaderValue>,
-    ) -> Result<Option<HeaderValue>, Refusal> {
+    ) -> Result<Option<Granted>, Refusal> {
         if matches!(station.secret, Secret::Registry(_)) {
             return Ok(None);
         }
         let mut grant = station.grant.lock().await;
         // Another layer may have fetched a token meanwhile.
         if let Some(grant) = grant.as_ref().filter(|g| g.is_fresh() && Some(&g.header) != used) {
-            return Ok(Some(grant.header.clone()));
+            return Ok(Some(Granted::Shared(grant.header.clone())));
         }
         for challenge in challenges {
             let new = match (challenge, &station.secret) {
@@ -72,7 +78,7 @@ impl Session {
             if let Some(new) = new.filter(|new| Some(&new.header) != used) {
                 let header = new.header.clone();
                 *grant = Some(new);
-                return Ok(Some(header));
+                return Ok(Some(Granted::Ours(header)));
             }
         }
         Ok(None)
@@ -86,10 +92,10 @@ impl Session {
     ) -> Result<Grant, Refusal> {
         let useless = |what: &str| Refusal::Useless(format!("token server {realm:?}: {what}"));
         let mut url = Url::parse(realm).map_err(|_| useless("not a URL"))?;
-        if url.scheme() == "http" && station.host.scheme == "https" {
+        if url.scheme() == "http" && station.secure() == Some(true) {
             return Err(useless("a registry with TLS must not send credentials without it"));
         }
-        let client = self.client(station)?;
+        let client = self.client(station, url.scheme() == "https")?;
         let service = service.map(|service| ("service", service));
         let scopes = scope.split(' ').filter(|scope| !scope.is_empty());
         let request = match &station.secret {

@@ -6,4 +6,8 @@ mod crash;
 mod fixture;
 mod import;
 mod layers;
+mod mirrors;
+mod pull;
+mod registry;
 mod snapshots;
+mod tokens;
