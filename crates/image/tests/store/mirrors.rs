@@ -111,7 +111,7 @@ async fn credentials_and_headers_stay_with_their_host() {
 
 #[tokio::test]
 async fn a_signed_url_is_not_shown_in_errors() {
-    let (node, registry) = (node().await, Registry::start().await);
+    let (here, registry) = (node().await, Registry::start().await);
     registry.push("a/b:1", &image());
     let address = registry.address;
     registry.rule(move |request, _| match request.path.as_str() {
