@@ -57,8 +57,11 @@ pub(crate) struct NetworkConfig {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ImagesConfig {
     pub(crate) hosts_dir: PathBuf,
+    pub(crate) docker_config: Option<PathBuf>,
     pub(crate) pinned: Vec<String>,
     pub(crate) parallel_layers: usize,
+    pub(crate) parallel_layers_per_pull: usize,
+    pub(crate) progress_timeout: Duration,
 }
 
 /// `[deadlines]`, checked.
@@ -66,9 +69,7 @@ pub(crate) struct ImagesConfig {
 pub(crate) struct DeadlinesConfig {
     pub(crate) cni_add: Duration,
     pub(crate) cni_del: Duration,
-    pub(crate) create: Duration,
     pub(crate) mount: Duration,
-    pub(crate) shim: Duration,
 }
 
 /// Tells which file and line set a key.
@@ -225,32 +226,38 @@ impl Check<'_> {
     }
 
     fn images(&self, given: &file::Images) -> Result<ImagesConfig, Error> {
-        let key = "images.parallel_layers";
-        let parallel_layers = match usize::try_from(given.parallel_layers) {
-            Ok(number @ 1..=64) => number,
-            _ => return self.refuse(key, given.parallel_layers, "give a number from 1 to 64"),
+        let number = |key: &str, given: u64| match usize::try_from(given) {
+            Ok(number @ 1..=64) => Ok(number),
+            _ => self.refuse(&format!("images.{key}"), given, "give a number from 1 to 64"),
         };
         Ok(ImagesConfig {
             hosts_dir: self.absolute("images.hosts_dir", &given.hosts_dir)?,
+            docker_config: match given.docker_config.as_str() {
+                "" => None,
+                path => Some(self.absolute("images.docker_config", path)?),
+            },
             pinned: given.pinned.clone(),
-            parallel_layers,
+            parallel_layers: number("parallel_layers", given.parallel_layers)?,
+            parallel_layers_per_pull: number(
+                "parallel_layers_per_pull",
+                given.parallel_layers_per_pull,
+            )?,
+            progress_timeout: self.duration("images.progress_timeout", &given.progress_timeout)?,
         })
     }
 
     fn deadlines(&self, given: &file::Deadlines) -> Result<DeadlinesConfig, Error> {
-        let deadline = |key: &str, text: &str| match duration::parse(text) {
-            Some(duration) if !duration.is_zero() => Ok(duration),
-            _ => {
-                let advice = "give a number and a unit: 500ms, 60s, 4m or 1h";
-                self.refuse(&format!("deadlines.{key}"), text, advice)
-            }
-        };
         Ok(DeadlinesConfig {
-            cni_add: deadline("cni_add", &given.cni_add)?,
-            cni_del: deadline("cni_del", &given.cni_del)?,
-            create: deadline("create", &given.create)?,
-            mount: deadline("mount", &given.mount)?,
-            shim: deadline("shim", &given.shim)?,
+            cni_add: self.duration("deadlines.cni_add", &given.cni_add)?,
+            cni_del: self.duration("deadlines.cni_del", &given.cni_del)?,
+            mount: self.duration("deadlines.mount", &given.mount)?,
         })
+    }
+
+    fn duration(&self, key: &str, given: &str) -> Result<Duration, Error> {
+        match duration::parse(given) {
+            Some(duration) if !duration.is_zero() => Ok(duration),
+            _ => self.refuse(key, given, "give a number and a unit: 500ms, 60s, 4m or 1h"),
+        }
     }
 }

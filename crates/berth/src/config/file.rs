@@ -118,8 +118,11 @@ pub(crate) struct Network {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Images {
     pub(crate) hosts_dir: String,
+    pub(crate) docker_config: String,
     pub(crate) pinned: Vec<String>,
     pub(crate) parallel_layers: u64,
+    pub(crate) parallel_layers_per_pull: u64,
+    pub(crate) progress_timeout: String,
 }
 
 /// `[deadlines]`.
@@ -128,7 +131,5 @@ pub(crate) struct Images {
 pub(crate) struct Deadlines {
     pub(crate) cni_add: String,
     pub(crate) cni_del: String,
-    pub(crate) create: String,
     pub(crate) mount: String,
-    pub(crate) shim: String,
 }

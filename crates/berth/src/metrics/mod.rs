@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 use tonic::Code;
 
 pub(crate) use http::{Gather, serve};
-pub(crate) use node::describe as describe_node;
+pub(crate) use node::{describe_images, describe_node, describe_steps};
 
 /// From a list out of memory to a pull.
 const SECONDS: [f64; 14] =

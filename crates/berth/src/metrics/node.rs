@@ -1,8 +1,11 @@
 //! Pods, containers, work in progress and leftovers, from the node's report.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 
-use berth_lifecycle::{ContainerState, NodeReport};
+use berth_image::Store;
+use berth_lifecycle::{ContainerState, NodeReport, Step};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -10,7 +13,7 @@ use prometheus_client::registry::Registry;
 type Labels = Vec<(&'static str, String)>;
 
 /// Adds the state of the node to what is answered.
-pub(crate) fn describe(registry: &mut Registry, report: &NodeReport, images: usize) {
+pub(crate) fn describe_node(registry: &mut Registry, report: &NodeReport) {
     let mut pods = BTreeMap::from([("ready", 0), ("not_ready", 0), ("being_created", 0)]);
     let mut containers =
         BTreeMap::from([("created", 0), ("running", 0), ("exited", 0), ("unknown", 0)]);
@@ -38,14 +41,43 @@ pub(crate) fn describe(registry: &mut Registry, report: &NodeReport, images: usi
     gauges(registry, "berth_jobs", "Steps in progress", "step", jobs);
     let help = "What could not be released and is still tried";
     gauges(registry, "berth_leftovers", help, "holding", leftovers);
-    let gauge = Gauge::<i64>::default();
-    gauge.set(i64::try_from(images).unwrap_or(i64::MAX));
-    registry.register("berth_images", "Images", gauge);
     let version = env!("CARGO_PKG_VERSION");
     let labels: Labels = vec![("version", version.to_owned())];
     let build = Family::<Labels, Gauge>::default();
     build.get_or_create(&labels).set(1);
     registry.register("berth_build_info", "Which Berth this is", build);
+}
+
+/// Adds how often each step ended how, and the time spent in it.
+pub(crate) fn describe_steps(registry: &mut Registry, steps: &BTreeMap<String, Step>) {
+    let ended = Family::<Labels, Counter>::default();
+    let seconds = Family::<Labels, Counter<f64, AtomicU64>>::default();
+    for (name, step) in steps {
+        for (outcome, count) in
+            [("done", step.done), ("failed", step.failed), ("aborted", step.aborted)]
+        {
+            let labels = vec![("step", name.clone()), ("outcome", outcome.to_owned())];
+            ended.get_or_create(&labels).inc_by(count);
+        }
+        let labels = vec![("step", name.clone())];
+        seconds.get_or_create(&labels).inc_by(step.took.as_secs_f64());
+    }
+    registry.register("berth_steps", "Steps that ended, saves included", ended);
+    registry.register("berth_step_seconds", "Time spent in steps", seconds);
+}
+
+/// Adds the images and what is being fetched of them.
+pub(crate) fn describe_images(registry: &mut Registry, images: &Store) {
+    let gauge = |count: u64| {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        gauge
+    };
+    registry.register("berth_images", "Images", gauge(images.list().len() as u64));
+    let help = "Layers that are being fetched or unpacked";
+    registry.register("berth_layers_in_transfer", help, gauge(images.transfers().len() as u64));
+    let used = gauge(images.image_fs().used.bytes);
+    registry.register("berth_image_bytes", "Disk that the images take", used);
 }
 
 fn word(state: ContainerState) -> &'static str {

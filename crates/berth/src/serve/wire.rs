@@ -14,7 +14,7 @@ use berth_lifecycle::{Node, Settings};
 use berth_oci::facts::{HandlerFacts, NodeFacts};
 use berth_proto::node::v1::node_server::NodeServer;
 
-use super::fence;
+use super::jobs;
 use super::network_watch::NetworkWatch;
 use crate::config::{Config, HandlerConfig};
 use crate::facts::{self, RuntimeFacts};
@@ -51,12 +51,11 @@ struct Found {
 pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
     let since = Instant::now();
     let cgroups = Cgroups::detect()?;
-    let jobs = fence::raise(&cgroups, &config.cgroup_parent)?;
+    let jobs = jobs::enter_files(&cgroups, &config.cgroup_parent)?;
     let facts = facts::node(config, &cgroups)?;
     let handlers = handlers(config).await?;
     let images = Store::open(image_options(config)).await.context("cannot open the image store")?;
     let network = Arc::new(Network::new(network_settings(config, jobs)));
-    let watch = NetworkWatch::start(Arc::clone(&network)).await;
     let settings = settings(config, &handlers, facts)?;
     let node = Node::start(berth_lifecycle::Parts {
         settings,
@@ -66,6 +65,8 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
     })
     .await
     .context("cannot take up the pods of this node")?;
+    // Its probes are jobs: they begin when the jobs of before have been killed.
+    let watch = NetworkWatch::start(Arc::clone(&network)).await;
     let conditions: Arc<dyn Fn() -> Vec<Condition> + Send + Sync> =
         Arc::new(move || vec![runtime_ready(), watch.condition()]);
     let calls = Calls::default();
@@ -121,6 +122,13 @@ fn image_options(config: &Config) -> berth_image::Options {
     berth_image::Options {
         pinned: config.images.pinned.clone(),
         parallel_layers: config.images.parallel_layers,
+        parallel_layers_per_pull: config.images.parallel_layers_per_pull,
+        registries: berth_image::Registries {
+            certs_d: vec![config.images.hosts_dir.clone()],
+            docker_config: config.images.docker_config.clone(),
+            progress_timeout: config.images.progress_timeout,
+            ..berth_image::Registries::default()
+        },
         ..berth_image::Options::new(config.root.join("images"))
     }
 }
@@ -254,7 +262,9 @@ fn gather(node: Node, images: Store, calls: Calls) -> metrics::Gather {
     Arc::new(move || {
         let mut registry = prometheus_client::registry::Registry::default();
         calls.describe(&mut registry);
-        metrics::describe_node(&mut registry, &node.report(), images.list().len());
+        metrics::describe_node(&mut registry, &node.report());
+        metrics::describe_steps(&mut registry, &node.steps());
+        metrics::describe_images(&mut registry, &images);
         let mut text = String::new();
         match prometheus_client::encoding::text::encode(&mut text, &registry) {
             Ok(()) => text,

@@ -1,5 +1,6 @@
 //! PullImage: dropped when the caller leaves or its deadline passes; nothing stays then.
 
+use berth_image::Credentials;
 use berth_proto::cri::v1 as cri;
 
 use super::image_name;
@@ -9,7 +10,20 @@ pub(crate) async fn pull_image(
     cri: &Cri,
     request: cri::PullImageRequest,
 ) -> Result<cri::PullImageResponse, Error> {
-    let _name = image_name(request.image.as_ref())?;
-    let _ = cri;
-    Err(Error::Unimplemented("PullImage"))
+    let name = image_name(request.image.as_ref())?;
+    let credentials = request.auth.map(credentials);
+    let id = cri.parts.images.pull(name, credentials).await?;
+    // The same identity that lists, status and containers answer.
+    Ok(cri::PullImageResponse { image_ref: id.to_string() })
+}
+
+fn credentials(auth: cri::AuthConfig) -> Credentials {
+    Credentials {
+        username: auth.username,
+        password: auth.password,
+        auth: auth.auth,
+        server_address: auth.server_address,
+        identity_token: auth.identity_token,
+        registry_token: auth.registry_token,
+    }
 }
