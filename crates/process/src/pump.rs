@@ -22,6 +22,8 @@ use crate::log::{Framer, LogFile, Stream};
 
 /// One read takes what a pipe holds by default.
 const READ: usize = 64 * 1024;
+/// The pipe of a writer that has filled it once: while the pump pauses, it can write on.
+const PIPE: usize = 256 * 1024;
 /// After a short read: long enough for a writer of single lines to fill a batch, short enough not
 /// to be seen. Halves the CPU of such a container's log.
 const BATCH: Duration = Duration::from_micros(500);
@@ -49,6 +51,7 @@ impl Buffers {
         let mut pair = lock(&self.0);
         if pair.input.is_empty() {
             pair.input = vec![0; READ];
+            pair.output.reserve(2 * READ);
         }
         pair
     }
@@ -94,7 +97,7 @@ pub fn to_log(
 ) -> std::io::Result<Pump> {
     let from = readable(from)?;
     let (finish, asked) = oneshot::channel();
-    let mut work = Logging { from, framer: Framer::new(stream), log, buffers };
+    let mut work = Logging { from, widened: false, framer: Framer::new(stream), log, buffers };
     Ok(Pump::start(async move { work.run(asked).await }, finish))
 }
 
@@ -115,6 +118,8 @@ pub fn copy(from: OwnedFd, to: OwnedFd) -> std::io::Result<Pump> {
 
 struct Logging {
     from: AsyncFd<OwnedFd>,
+    /// Whether the pipe has been given its larger size.
+    widened: bool,
     framer: Framer,
     log: SharedLog,
     buffers: Arc<Buffers>,
@@ -168,7 +173,14 @@ impl Logging {
         }
         loop {
             match self.once() {
-                Got::Full => tokio::task::yield_now().await,
+                Got::Full => {
+                    if !self.widened {
+                        self.widened = true;
+                        // A terminal has no such size, and a pipe works with any.
+                        let _ = rustix::pipe::fcntl_setpipe_size(&self.from, PIPE);
+                    }
+                    tokio::task::yield_now().await;
+                }
                 Got::Some => tokio::time::sleep(BATCH).await,
                 Got::Nothing => return false,
                 Got::End => return true,

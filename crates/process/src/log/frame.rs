@@ -86,7 +86,7 @@ impl Framer {
     }
 }
 
-/// `<time> <stream> `: the same for all lines of one read.
+/// `<time> <stream> F `: the same for all lines of one read, but for the tag.
 struct Head(Vec<u8>);
 
 impl Head {
@@ -95,15 +95,17 @@ impl Head {
         stamp::append(time, &mut text);
         text.push(b' ');
         text.extend_from_slice(stream.name());
-        text.push(b' ');
+        text.extend_from_slice(b" F ");
         Self(text)
     }
 
     fn line(&self, tag: u8, first: &[u8], second: &[u8], out: &mut Vec<u8>) {
-        out.reserve(self.0.len() + first.len() + second.len() + 3);
+        let begin = out.len();
         out.extend_from_slice(&self.0);
-        out.extend_from_slice(&[tag, b' ']);
-        out.extend_from_slice(first);
+        out[begin + self.0.len() - 2] = tag;
+        if !first.is_empty() {
+            out.extend_from_slice(first);
+        }
         out.extend_from_slice(second);
         out.push(b'\n');
     }
