@@ -102,6 +102,9 @@ impl Config {
     /// Writes every file into the node's `/etc`, through the upper directory of its overlay.
     pub(crate) fn write(&self, etc: &Path) -> Result<()> {
         let mut files = vec![("berth/config.toml".to_owned(), self.berth()?)];
+        let registry = format!("127.0.0.1:{}", crate::node::REGISTRY_PORT);
+        let hosts = format!("server = \"http://{registry}\"\n");
+        files.push((format!("berth/certs.d/{registry}/hosts.toml"), hosts));
         if let Some(list) = &self.network {
             files.push(("cni/net.d/10-testnet.conflist".to_owned(), list.to_string()));
         }

@@ -45,8 +45,8 @@ fn metrics_are_served_and_count() -> Result<()> {
         };
         let text = get()?;
         assert!(text.contains("# TYPE berth_"), "{text}");
-        let pods = text.lines().find(|line| line.starts_with("berth_pods"));
-        assert!(pods.is_some_and(|line| line.ends_with(" 1")), "{text}");
+        let mut pods = text.lines().filter(|line| line.starts_with("berth_pods{"));
+        assert!(pods.any(|line| line.ends_with(" 1")), "{text}");
         bed.cri.clear(&pod.id).await?;
         eventually(
             || "the pod is still counted".to_owned(),
