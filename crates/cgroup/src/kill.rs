@@ -25,11 +25,7 @@ pub(crate) fn in_rounds(
     mut after: impl FnMut() -> Result<()>,
 ) -> Result<Vec<Remaining>> {
     let end = Instant::now() + limit;
-    loop {
-        // Twice: one look at several cgroups is no snapshot, and a process may be between them.
-        if members::below(directories)?.is_empty() && members::below(directories)?.is_empty() {
-            return Ok(Vec::new());
-        }
+    while !members::none(directories)? {
         let left = end.saturating_duration_since(Instant::now());
         let struck = before(left).and_then(|()| strike(directories));
         let thawed = after();
@@ -47,6 +43,7 @@ pub(crate) fn in_rounds(
         }
         settle(directories, round)?;
     }
+    Ok(Vec::new())
 }
 
 /// Sends SIGKILL to all members. Each is held by a pidfd and then looked for once more, so that a

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use berth_sys::{Pid, process};
+use berth_sys::{Pid, process, small};
+use rustix::fs::CWD;
 
 use crate::Cgroup;
 use crate::error::{Error, Result};
@@ -55,8 +57,19 @@ pub(crate) fn below(directories: &[PathBuf]) -> Result<Vec<Pid>> {
     for directory in directories {
         for cgroup in tree(directory)? {
             let file = cgroup.join("cgroup.procs");
-            match std::fs::read_to_string(&file) {
-                Ok(text) => found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok())),
+            let mut add = |text: &str| {
+                found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+                text.len()
+            };
+            let all = match small::read_at(CWD, &file, &mut add) {
+                // The kernel hands out a page at a time: there may be more.
+                Ok(length) if length > 4000 => {
+                    std::fs::read_to_string(&file).map(|text| add(&text))
+                }
+                other => other,
+            };
+            match all {
+                Ok(_) => {}
                 // Gone meanwhile; or threaded (v2): then a cgroup above lists the process.
                 Err(error) if gone(&error) || is(&error, rustix::io::Errno::OPNOTSUPP) => {}
                 Err(error) => return Err(Error::file("read", file, error)),
@@ -67,11 +80,22 @@ pub(crate) fn below(directories: &[PathBuf]) -> Result<Vec<Pid>> {
     Ok(found.into_iter().filter_map(Pid::from_raw).collect())
 }
 
+/// Whether nobody is in these directories and below. Looks twice: one look at several cgroups is no
+/// snapshot, and a process may be on its way from one to another.
+pub(crate) fn none(directories: &[PathBuf]) -> Result<bool> {
+    Ok(below(directories)?.is_empty() && below(directories)?.is_empty())
+}
+
 /// The directory and all below it, each before those below it.
 pub(crate) fn tree(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut all = vec![directory.to_owned()];
     let mut at = 0;
     while at < all.len() {
+        // A directory of two links holds no other: the common case, without listing it.
+        if all[at].metadata().is_ok_and(|data| data.nlink() == 2) {
+            at += 1;
+            continue;
+        }
         let entries = match std::fs::read_dir(&all[at]) {
             Ok(entries) => entries,
             Err(error) if gone(&error) => {

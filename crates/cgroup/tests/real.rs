@@ -346,7 +346,7 @@ fn v1_refuses_unified_resources() {
 }
 
 /// ListContainerStats of 100 containers is to be answered within 10 ms: most of that is these
-/// reads. Measured and printed; asserted with room for a busy machine and unoptimised code.
+/// reads. Measured and printed; asserted with room for unoptimised code.
 #[test]
 fn a_hundred_stats_are_cheap() {
     let own = Own::new();
@@ -354,16 +354,21 @@ fn a_hundred_stats_are_cheap() {
     for cgroup in &cgroups {
         cgroup.create(Extent::All).unwrap();
     }
+    // Processor time of this thread: what the machine does beside it must not matter.
+    let used = || {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    };
     let times = (0..20).map(|_| {
-        let begin = Instant::now();
+        let begin = used();
         for cgroup in &cgroups {
             cgroup.stats().unwrap();
         }
-        begin.elapsed()
+        used() - begin
     });
     let best = times.min().unwrap();
     eprintln!("stats of 100 cgroups: {best:?}");
-    assert!(best < Duration::from_millis(50), "{best:?}");
+    assert!(best < Duration::from_millis(30), "{best:?}");
 }
 
 #[test]
