@@ -249,11 +249,7 @@ impl Cgroup {
     /// # Errors
     /// [`Error::Own`] if the caller is in it: nothing is killed then.
     pub fn kill(&self, limit: Duration) -> Result<Vec<Remaining>> {
-        let directories = self.layout.directories(&self.path);
-        if members::none(&directories)? {
-            return Ok(Vec::new());
-        }
-        members::refuse_own(self, &members::below(&directories)?)?;
+        members::refuse_own(self, &self.processes()?)?;
         self.layout.kill(&self.path, limit)
     }
 
