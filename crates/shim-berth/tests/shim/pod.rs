@@ -258,3 +258,79 @@ async fn a_task_with_the_pods_id_is_the_sandbox() {
     pod.task.shutdown(soon(), &ShutdownRequest::default()).await.unwrap();
     until("the shim has gone", || gone(&pod)).await;
 }
+
+#[tokio::test]
+async fn orphans_become_the_shims_children_and_are_reaped() {
+    for runtime in RUNTIMES {
+        let pod = Pod::start(runtime).await;
+        // Without a PID namespace there is no other PID 1 that would reap them.
+        let namespaces = json!({"linux": {"namespaces": [{"type": "mount"}, {"type": "ipc"}]}});
+        let script = "for n in 1 2 3 4 5; do (sleep 0.01 &); done; sleep 0.2; exit 6";
+        pod.container("c", script).with(namespaces).run().await;
+        assert_eq!(pod.wait("c").await, 6);
+        pod.delete("c", "").await.unwrap();
+        let shim = berth_sys::Pid::from_raw(pod.shim_pid().await.cast_signed()).unwrap();
+        until("the shim has no children", || {
+            berth_sys::process::children(shim).unwrap().is_empty().then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn many_things_at_once_do_not_disturb_each_other() {
+    for runtime in RUNTIMES {
+        let pod = std::sync::Arc::new(Pod::start(runtime).await);
+        let mut running = tokio::task::JoinSet::new();
+        for n in 0..6_u32 {
+            let pod = std::sync::Arc::clone(&pod);
+            running.spawn(async move {
+                let id = format!("c{n}");
+                pod.container(&id, &format!("echo {n}; sleep 1000")).run().await;
+                for e in 0..4_u32 {
+                    let (exec, script) = (format!("e{e}"), format!("exit {}", n * 10 + e));
+                    let request = Exec { id: &exec, script: &script, ..Default::default() };
+                    pod.exec(&id, request).await.unwrap();
+                    pod.start_process(&id, &exec).await.unwrap();
+                    assert_eq!(pod.wait_exec(&id, &exec).await, n * 10 + e);
+                    pod.delete(&id, &exec).await.unwrap();
+                }
+                pod.kill(&id, "", 9).await.unwrap();
+                assert_eq!(pod.wait(&id).await, 137);
+                assert_eq!(pod.lines(&id, "stdout"), [n.to_string()]);
+                pod.delete(&id, "").await.unwrap();
+            });
+        }
+        while let Some(done) = running.join_next().await {
+            done.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_second_create_joins_nothing_and_breaks_nothing() {
+    let pod = Pod::start("runc").await;
+    let container = pod.container("c", "sleep 1000");
+    let (one, two) = tokio::join!(container.create(), container.create());
+    let refused = if one.is_ok() { two } else { one };
+    assert_eq!(code(refused), Code::ALREADY_EXISTS);
+    let other = pod.container("c", "sleep 1000").request(|request| request.stdout.clear());
+    assert_eq!(code(other.create().await), Code::FAILED_PRECONDITION);
+    pod.start_process("c", "").await.unwrap();
+    assert_eq!(code(pod.start_process("c", "").await), Code::FAILED_PRECONDITION);
+    assert_eq!(code(pod.delete("c", "").await), Code::FAILED_PRECONDITION);
+    assert_eq!(pod.state_of("c", "").await.unwrap().status, Status::RUNNING.into());
+}
+
+#[tokio::test]
+async fn a_container_that_was_never_started_is_killed_and_deleted() {
+    for runtime in RUNTIMES {
+        let pod = Pod::start(runtime).await;
+        pod.container("c", "true").create().await.unwrap();
+        assert_eq!(code(pod.kill("c", "", 15).await), Code::FAILED_PRECONDITION);
+        pod.kill("c", "", 9).await.unwrap();
+        assert_eq!(pod.wait("c").await, 137);
+        assert!(!pod.log("c").exists());
+        pod.delete("c", "").await.unwrap();
+    }
+}
