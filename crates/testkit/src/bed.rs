@@ -72,13 +72,14 @@ impl Bed {
     /// If any of it fails.
     pub async fn make(config: Config, images: &[&str]) -> Result<Self> {
         let mut node = Node::prepare(config)?;
-        let bare = Census::take(&node)?;
         push(&mut node, images)?;
+        let bare = Census::take(&node)?;
         node.start_daemon()?;
         let cri = node.cri().await?;
         for name in images {
             cri.pull(&reference(name)).await.with_context(|| format!("pull {name}"))?;
         }
+        furnish(&node, &cri, images).await.context("the first pod")?;
         let before = Census::take(&node)?;
         Ok(Self { node, cri, pulled: before.clone(), before, bare })
     }
@@ -241,6 +242,19 @@ impl Bed {
         self.cri = self.node.cri().await?;
         Ok(())
     }
+}
+
+/// Runs a first pod and removes it: the directories and cgroups that pods live in are made with
+/// the first of them and stay.
+async fn furnish(node: &Node, cri: &Cri, images: &[&str]) -> Result<()> {
+    let pod = Pod::new("first");
+    let pod = if node.config().network().is_some() { pod } else { pod.host_network() };
+    let pod = cri.run(&pod).await?;
+    if let Some(name) = images.first() {
+        let container = Container::new("first", &reference(name)).command(&["true"]);
+        cri.launch(&pod, &container).await?;
+    }
+    cri.clear(&pod.id).await.map_err(Into::into)
 }
 
 /// Asks again and again until there is an answer, for what is announced by nothing.

@@ -155,12 +155,19 @@ impl Config {
     }
 
     fn berth(&self) -> Result<String> {
+        let small = crate::paths::small()?;
         Ok(format!(
-            "[log]\nlevel = \"info,berth::effect=debug\"\n[cgroups]\nparent = {:?}\n[network]\nbin_dirs = {:?}\n\
-             [pods]\nrestrict_oom_score_adj = {}\n",
-            format!("{}/berth", self.cgroup_root),
+            "[log]\nlevel = \"info,berth::effect=debug\"\n\
+             [cgroups]\nparent = \"{}/berth\"\n\
+             [pods]\nrestrict_oom_score_adj = {}\n\
+             [network]\nbin_dirs = {:?}\n\
+             [handlers.berth]\nshim = {:?}\n\
+             [helper]\npath = {:?}\n",
+            self.cgroup_root,
+            !may_lower_oom_scores()?,
             self.plugin_dirs(),
-            !may_lower_oom_scores()?
+            small.join("containerd-shim-berth-v1"),
+            small.join("berth-helper"),
         ))
     }
 }
