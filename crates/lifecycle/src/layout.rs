@@ -82,14 +82,24 @@ impl Layout<'_> {
         below(&self.0.cgroup_root, "jobs")
     }
 
+    /// The cgroup of all shims' leaves.
+    pub(crate) fn shims_cgroup(&self) -> String {
+        below(&self.0.cgroup_root, "shims")
+    }
+
     /// The leaf of a pod's shim.
     pub(crate) fn shim_cgroup(&self, id: &SandboxId) -> String {
-        below(&below(&self.0.cgroup_root, "shims"), id.as_str())
+        below(&self.shims_cgroup(), id.as_str())
+    }
+
+    /// The cgroup of the pods whose cgroup nobody named.
+    pub(crate) fn pods_cgroup(&self) -> String {
+        below(&self.0.cgroup_root, "pods")
     }
 
     /// The pod's own cgroup, when nobody named one.
     pub(crate) fn pod_cgroup(&self, id: &SandboxId) -> String {
-        below(&below(&self.0.cgroup_root, "pods"), id.as_str())
+        below(&self.pods_cgroup(), id.as_str())
     }
 }
 

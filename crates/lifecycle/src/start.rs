@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::convert::Fail as _;
 use crate::effect::cancel;
-use crate::effect::{Context, connection};
+use crate::effect::{Context, LEAF, connection};
 use crate::layout::Layout;
 use crate::settings::Settings;
 use crate::shared::{Made, Shared};
@@ -45,10 +45,7 @@ const FIRST_CONTACT: Duration = Duration::from_secs(1);
 pub(crate) async fn start(parts: Parts) -> Result<Arc<Shared>, Error> {
     let settings = &parts.settings;
     let jobs_enter = fence(settings, &parts.cgroups).await?;
-    for directory in [&settings.state_dir, &settings.root_dir] {
-        std::fs::create_dir_all(directory)
-            .map_err(|e| Error::from(("make", directory.as_path(), e).fail()))?;
-    }
+    furnish(settings, &parts.cgroups)?;
     let boot_id = berth_sys::small::boot_id().map_err(|e| Error::from(e.fail()))?;
     let path = settings.root_dir.join("pods.db");
     let (records, loaded) =
@@ -69,6 +66,26 @@ pub(crate) async fn start(parts: Parts) -> Result<Arc<Shared>, Error> {
     tokio::spawn(sweep(Arc::clone(&shared), known));
     first_contact(&shared, live).await;
     Ok(shared)
+}
+
+/// Makes what all pods share, so that what is there while no pod is does not depend on the past.
+fn furnish(settings: &Settings, cgroups: &Cgroups) -> Result<(), Error> {
+    let (state, root) = (&settings.state_dir, &settings.root_dir);
+    let shared = [
+        (state, "bundles"),
+        (state, "sandboxes"),
+        (state, "s"), // the sockets of our shims
+        (root, "sandboxes"),
+        (root, "cni"),
+    ];
+    for directory in shared.map(|(above, name)| above.join(name)) {
+        std::fs::create_dir_all(&directory)
+            .map_err(|e| Error::from(("make", directory.as_path(), e).fail()))?;
+    }
+    let layout = Layout(settings);
+    let make = |path: &str, extent| cgroups.at(path).and_then(|cgroup| cgroup.create(extent));
+    make(&layout.pods_cgroup(), Extent::All).map_err(|e| Error::from(e.fail()))?;
+    make(&layout.shims_cgroup(), Extent::Only(&LEAF)).map_err(|e| Error::from(e.fail()))
 }
 
 /// Kills what a dead daemon's jobs still run, so that nothing of theirs takes effect any more.
@@ -191,7 +208,7 @@ async fn sweep(shared: Arc<Shared>, known: HashSet<String>) {
                 match shared.network.detach_cached(id).await {
                     Ok(()) => tracing::info!(pod = id, "detached a pod that no record knows"),
                     Err(why) => {
-                        tracing::warn!(pod = id, error = %why, "cannot detach a pod that no record knows")
+                        tracing::warn!(pod = id, error = %why, "cannot detach a pod that no record knows");
                     }
                 }
             }

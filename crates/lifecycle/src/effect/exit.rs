@@ -30,7 +30,10 @@ pub(super) async fn watch(context: &Context, id: &ContainerId) -> Result<Outcome
             let at = exited.at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
             let at = at.and_then(|at| i64::try_from(at.as_nanos()).ok());
             let code = i32::try_from(exited.status).unwrap_or(255);
-            Ok(Outcome::Exited(exit(code, at.unwrap_or_else(|| context.shared.now()), oom)))
+            // The shim's clock may have been set back meanwhile.
+            let started = context.container(id)?.started_at.unwrap_or_default();
+            let at = at.unwrap_or_else(|| context.shared.now()).max(started);
+            Ok(Outcome::Exited(exit(code, at, oom)))
         }
         Err(why) => unanswered(context, id, why).await,
     }

@@ -22,7 +22,7 @@ const LAUNCH: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(5);
 
 /// v1: where a shim is a member, so that it is found, counted and killed.
-const LEAF: [Controller; 5] = [
+pub(crate) const LEAF: [Controller; 5] = [
     Controller::Memory,
     Controller::Cpu,
     Controller::Pids,

@@ -19,17 +19,19 @@ pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<Conta
             let state = shim.state(name, None).await?;
             if state.status != Status::Created {
                 // An earlier try has started it.
-                return Ok(started(context, state.pid));
+                return Ok(started(state.pid, context.shared.now()));
             }
         }
         Err(why) => return Err(why.into()),
     }
+    // Taken before: what ends at once must not have ended before it was started.
+    let at = context.shared.now();
     let pid = shim.start(name, None).await?;
-    Ok(started(context, pid))
+    Ok(started(pid, at))
 }
 
-fn started(context: &Context, pid: u32) -> ContainerFact {
-    ContainerFact::Task(TaskFact { pid, started_at: context.shared.now() })
+fn started(pid: u32, started_at: i64) -> ContainerFact {
+    ContainerFact::Task(TaskFact { pid, started_at })
 }
 
 fn create(context: &Context, id: &ContainerId) -> Result<Create> {
