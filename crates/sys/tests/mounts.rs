@@ -185,6 +185,46 @@ fn attributes_of_a_tree_change_at_once() {
     assert!(table().at(top.join("below")).unwrap().read_only());
 }
 
+/// Starts a process in a user namespace that shows the node's id 0 as 100000 and so on.
+fn mapped_user_namespace() -> std::os::fd::OwnedFd {
+    let (read, write) = pipe::pipe().unwrap();
+    let mut maker = Spawn::new("/usr/bin/unshare")
+        .args(["--user", "/bin/sh", "-c", "echo up; exec sleep 1000"])
+        .env("PATH", "/usr/bin:/bin")
+        .stdout(write)
+        .spawn()
+        .unwrap();
+    File::from(read).read_exact(&mut [0; 3]).unwrap();
+    let proc = PathBuf::from(format!("/proc/{}", maker.pid().as_raw_pid()));
+    fs::write(proc.join("uid_map"), "0 100000 65536\n").unwrap();
+    fs::write(proc.join("gid_map"), "0 100000 65536\n").unwrap();
+    let namespace = namespace::open(proc.join("ns/user")).unwrap();
+    maker.kill(berth_sys::Signal::KILL).unwrap();
+    maker.wait(LONG).unwrap().unwrap();
+    namespace
+}
+
+#[test]
+fn a_copied_mount_is_mapped_and_then_attached() {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::MetadataExt;
+    if !inside("a_copied_mount_is_mapped_and_then_attached") {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (a, b) = (scratch.dir("a"), scratch.dir("b"));
+    fs::write(a.join("file"), "").unwrap();
+    let copy = mounts::copy(&a, true).unwrap();
+    let namespace = mapped_user_namespace();
+    let attributes =
+        Attributes { user_namespace: Some(namespace.as_fd()), ..Attributes::default() };
+    mounts::set_attributes(&copy, "", &attributes, true).unwrap();
+    assert!(!table().is_mount_point(&b), "nobody sees it yet");
+    mounts::attach(&copy, &b).unwrap();
+    assert_eq!(b.join("file").metadata().unwrap().uid(), 100_000);
+    assert_eq!(a.join("file").metadata().unwrap().uid(), 0);
+}
+
 #[test]
 fn overlays_of_many_layers_mount() {
     if !inside("overlays_of_many_layers_mount") {

@@ -6,6 +6,7 @@
 mod attributes;
 mod options;
 mod overlay;
+mod tree;
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -23,6 +24,7 @@ pub use options::{Options, mount_as};
 pub use overlay::Overlay;
 /// Flags of mount(2).
 pub use rustix::mount::MountFlags as Flags;
+pub use tree::{attach, copy};
 
 /// Mounts a file system of type `kind` on `target`; `data` is its own option string.
 pub fn mount(
