@@ -83,3 +83,45 @@ impl Memory {
         text.lines().rfind(|line| !line.trim().is_empty()).map(str::to_owned)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    fn shell(script: &str) -> Spawn {
+        Spawn::new("/bin/sh").arg("-c").arg(script).env("PATH", "/usr/bin:/bin")
+    }
+
+    #[tokio::test]
+    async fn a_command_that_hangs_is_killed_with_all_it_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("alive");
+        berth_sys::pipe::make_fifo(&fifo, 0o600).unwrap();
+        let end = berth_sys::pipe::open_fifo(&fifo, berth_sys::pipe::FifoEnd::Read).unwrap();
+        let script = format!("exec 9>{}; sleep 100 & sleep 100", fifo.display());
+        let begin = Instant::now();
+        let limit = Duration::from_millis(100);
+        let outcome = run(&Arc::default(), shell(&script), limit).await.unwrap();
+        assert_eq!(outcome, None);
+        // Whoever has the fifo open for writing is alive: its end means that nobody is.
+        let end = tokio::net::unix::pipe::Receiver::from_owned_fd(end).unwrap();
+        end.readable().await.unwrap();
+        assert_eq!(end.try_read(&mut [0; 8]).unwrap(), 0);
+        assert!(begin.elapsed() < Duration::from_secs(50));
+    }
+
+    #[tokio::test]
+    async fn input_and_output_need_no_pump() {
+        let input = "a line\n".repeat(100_000) + "the last";
+        let output = Memory::new().unwrap();
+        let program = shell("tail -n 1")
+            .stdin(Memory::holding(input.as_bytes()).unwrap())
+            .stdout(output.share().unwrap());
+        let limit = Duration::from_secs(30);
+        assert_eq!(run(&Arc::default(), program, limit).await.unwrap(), Some(0));
+        assert_eq!(output.last_line().unwrap(), "the last");
+        let outcome = run(&Arc::default(), shell("kill -KILL $$"), limit).await.unwrap();
+        assert_eq!(outcome, Some(137));
+    }
+}

@@ -132,6 +132,7 @@ impl Exec {
         if let (false, Some(place)) = (told, self.place.get()) {
             place.take_in(pid);
         }
+        share_oom_score(container.pid(), pid.as_raw_pid().cast_unsigned());
         if let Some(console) = console {
             self.connect(console, container).await?;
         }
@@ -194,6 +195,21 @@ impl Exec {
         if let Some(place) = self.place.get() {
             place.remove_if_empty();
         }
+    }
+}
+
+/// Gives an exec its container's oom_score_adj where the runtime (crun 1.8) leaves it ours, which
+/// is the best there is: the kernel would kill everybody else first.
+fn share_oom_score(init: u32, exec: u32) {
+    let file = |pid: &str| PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
+    let read = |pid: &str| berth_sys::small::read_number::<i16>(&file(pid)).ok();
+    let (own, init, given) = (read("self"), read(&init.to_string()), read(&exec.to_string()));
+    if let Some(score) = init
+        && given == own
+        && given != init
+    {
+        // A process that has ended already has no score to correct.
+        let _ = std::fs::write(file(&exec.to_string()), score.to_string());
     }
 }
 

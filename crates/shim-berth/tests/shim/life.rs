@@ -75,3 +75,79 @@ async fn a_handled_signal_ends_the_container_its_own_way() {
     assert_eq!(pod.wait("c").await, 3);
     assert_eq!(pod.lines("c", "stdout"), ["up", "bye"]);
 }
+
+#[tokio::test]
+async fn an_overlay_is_mounted_and_unmounted_by_the_shim() {
+    let pod = Pod::start("crun").await;
+    let dir = |name: &str| {
+        let dir = pod.dir.path().join("disk").join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        dir.display().to_string()
+    };
+    // The upper layer must not be on an overlay itself, which a temporary directory may be.
+    std::fs::create_dir_all(pod.dir.path().join("disk")).unwrap();
+    let (lower, upper, work) = (pod.dir.path().join("image"), dir("upper"), dir("work"));
+    pod.container("c", "echo new >/tmp/file; cat /tmp/file")
+        .request(|request| {
+            request.rootfs[0].type_ = "overlay".into();
+            request.rootfs[0].source = "overlay".into();
+            request.rootfs[0].options = vec![
+                format!("lowerdir={}", lower.display()),
+                format!("upperdir={upper}"),
+                format!("workdir={work}"),
+                "volatile".into(),
+            ];
+        })
+        .run()
+        .await;
+    assert_eq!(pod.wait("c").await, 0);
+    assert_eq!(pod.lines("c", "stdout"), ["new"]);
+    pod.delete("c", "").await.unwrap();
+    assert!(std::path::Path::new(&upper).join("tmp/file").exists());
+    assert!(!lower.join("tmp/file").exists());
+}
+
+#[tokio::test]
+async fn stdin_is_kept_open_until_it_is_closed() {
+    for runtime in RUNTIMES {
+        let pod = Pod::start(runtime).await;
+        pod.container("c", "cat; echo end")
+            .request(|request| request.stdin = "berth-stdin:open".into())
+            .run()
+            .await;
+        assert_eq!(pod.state_of("c", "").await.unwrap().stdin, "berth-stdin:open");
+        assert_eq!(pod.state_of("c", "").await.unwrap().status, Status::RUNNING.into());
+        let request = berth_proto::task_v3::CloseIORequest {
+            id: "c".into(),
+            stdin: true,
+            ..Default::default()
+        };
+        pod.task.close_io(crate::fixture::soon(), &request).await.unwrap();
+        assert_eq!(pod.wait("c").await, 0);
+        assert_eq!(pod.lines("c", "stdout"), ["end"]);
+        // Nobody's stdin is at its end from the beginning.
+        pod.container("d", "cat; echo end").run().await;
+        assert_eq!(pod.wait("d").await, 0);
+        assert_eq!(pod.lines("d", "stdout"), ["end"]);
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_understood_is_refused_before_anything_is_made() {
+    let pod = Pod::start("crun").await;
+    let bad = |change: fn(&mut berth_proto::task_v3::CreateTaskRequest)| {
+        pod.container("c", "true").request(change)
+    };
+    let binary = bad(|request| request.stdout = "binary:///bin/logger".into());
+    assert_eq!(code(binary.create().await), Code::UNIMPLEMENTED);
+    let options = bad(|request| {
+        let options = request.options.as_mut().unwrap();
+        options.type_url = "unknown.Options".into();
+    });
+    assert_eq!(code(options.create().await), Code::INVALID_ARGUMENT);
+    let relative = bad(|request| request.bundle = "c".into());
+    let answer = pod.task.create(crate::fixture::soon(), &relative.request).await;
+    assert_eq!(code(answer), Code::INVALID_ARGUMENT);
+    assert_eq!(code(pod.state_of("c", "").await), Code::NOT_FOUND);
+    assert!(!pod.dir.path().join("oci").exists(), "no runtime has been run");
+}

@@ -334,3 +334,35 @@ async fn a_container_that_was_never_started_is_killed_and_deleted() {
         pod.delete("c", "").await.unwrap();
     }
 }
+
+/// What `start` for a pod that has its shim answers to this stdin.
+fn answer(pod: &Pod, stdin: &[u8], newest: Option<&str>) -> Vec<u8> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), stdin).unwrap();
+    let mut start = std::process::Command::new(crate::fixture::shim());
+    start.args(["-namespace", "test", "-id", &pod.id, "start"]);
+    start.current_dir(pod.bundle(&pod.id)).env("BERTH_SHIM_STATE", pod.state());
+    if let Some(newest) = newest {
+        start.env("MAX_SHIM_VERSION", newest);
+    }
+    let output = start.stdin(file.reopen().unwrap()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    output.stdout
+}
+
+#[tokio::test]
+async fn start_answers_in_the_form_that_its_caller_knows() {
+    use berth_proto::bootstrap::{BootstrapParams, BootstrapResult};
+    let pod = Pod::start("crun").await;
+    let parameters =
+        BootstrapParams { instance_id: pod.id.clone(), ..Default::default() }.write_to_bytes();
+    let protobuf = answer(&pod, &parameters.unwrap(), None);
+    let result = BootstrapResult::parse_from_bytes(&protobuf).unwrap();
+    assert_eq!((result.version, result.protocol.as_str()), (3, "ttrpc"));
+    assert_eq!(result.address, pod.address);
+    let options = pod.options().write_to_bytes().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&answer(&pod, &options, None)).unwrap();
+    assert_eq!(json, json!({"version": 3, "address": pod.address, "protocol": "ttrpc"}));
+    let json: serde_json::Value = serde_json::from_slice(&answer(&pod, b"", Some("2"))).unwrap();
+    assert_eq!(json["version"], 2);
+}

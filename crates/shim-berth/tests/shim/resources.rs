@@ -109,3 +109,18 @@ async fn whoever_is_left_in_the_cgroup_dies_with_init() {
         pod.delete("c", "").await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn an_exec_dies_for_want_of_memory_as_readily_as_its_container() {
+    for runtime in RUNTIMES {
+        let pod = Pod::start(runtime).await;
+        let score =
+            |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+        std::fs::write(format!("/proc/{}/oom_score_adj", pod.shim_pid().await), "50").unwrap();
+        let spec = json!({"process": {"oomScoreAdj": 100}});
+        pod.container("c", "sleep 1000").with(spec).run().await;
+        pod.exec("c", Exec { id: "e", script: "sleep 1000", ..Default::default() }).await.unwrap();
+        let exec = pod.start_process("c", "e").await.unwrap();
+        assert_eq!(score(exec).trim(), "100");
+    }
+}
