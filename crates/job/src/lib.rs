@@ -159,7 +159,17 @@ impl Job {
         let program = self.spawn.program().display().to_string();
         let begin = Instant::now();
         let (spawn, pipes) = self.pipes()?;
-        let mut running = start(spawn).await?;
+        let started = tokio::time::timeout(pipes.deadline, start(spawn)).await;
+        let Ok(started) = started else {
+            let remains = Some("it has not come to its exec".to_owned());
+            return Err(Error::TimedOut {
+                program,
+                after: pipes.deadline,
+                said: String::new(),
+                remains,
+            });
+        };
+        let mut running = started?;
         let mut stdout = Captured::new(pipes.stdout, pipes.limits.0)?;
         let mut stderr = Captured::new(pipes.stderr, pipes.limits.1)?;
         let feeding = feed(pipes.stdin, pipes.bytes);
@@ -173,7 +183,8 @@ impl Job {
                 () = served => running.exited().await,
             }
         };
-        let in_time = tokio::time::timeout(pipes.deadline, work).await;
+        let left = pipes.deadline.saturating_sub(begin.elapsed());
+        let in_time = tokio::time::timeout(left, work).await;
         let Ok(exited) = in_time else {
             return Err(Error::TimedOut {
                 program,
@@ -247,7 +258,8 @@ struct Pipes {
     leave_running: bool,
 }
 
-/// Spawns on a thread that may block where there are such; entering a cgroup can take 20 ms.
+/// Spawns on a thread that may block, where there are such: entering a cgroup can take 20 ms, and
+/// entering a frozen one lasts until that thaws.
 ///
 /// If this future is dropped meanwhile, the blocking task drops the `Running`, which kills it.
 async fn start(spawn: Spawn) -> Result<Running> {

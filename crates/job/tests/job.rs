@@ -125,6 +125,22 @@ fn dropping_it_without_a_runtime_kills_as_well() {
     assert!(everybody_gone(&read));
 }
 
+/// A fifo in the place of a cgroup's file stops the child before its exec, as a frozen cgroup does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_child_that_is_stopped_before_its_exec_does_not_hold_the_caller() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("tasks");
+    pipe::make_fifo(&fifo, 0o600).unwrap();
+    let (read, write) = pipe::pipe().unwrap();
+    let spawn = shell("sleep 1000").inherit(write, 9).cgroups([&fifo]);
+    let error = Job::new(spawn, Duration::from_millis(100)).run().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::TimedOut);
+    assert!(error.to_string().contains("has not come to its exec"), "{error}");
+    // It thaws: what starts too late is killed at once.
+    let _thawed = pipe::open_fifo(&fifo, pipe::FifoEnd::Both).unwrap();
+    assert!(tokio::task::spawn_blocking(move || everybody_gone(&read)).await.unwrap());
+}
+
 #[tokio::test]
 async fn what_a_job_leaves_behind_is_killed_at_its_exit() {
     let (read, write) = pipe::pipe().unwrap();
