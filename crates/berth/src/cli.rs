@@ -31,9 +31,6 @@ pub(crate) enum Command {
     Config(Config),
     /// Show the version
     Version,
-    /// Pass an event on, as shims call it (containerd's `-publish-binary`); Berth asks them instead
-    #[command(hide = true)]
-    Publish(Publish),
 }
 
 /// `berth status`.
@@ -99,12 +96,18 @@ pub(crate) enum Config {
     Default,
 }
 
-/// What a shim passes; read and ignored.
-#[derive(Debug, Args)]
-pub(crate) struct Publish {
-    /// Anything
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub(crate) rest: Vec<String>,
+/// Is this how a shim publishes an event? It calls its `-publish-binary` in containerd's manner:
+/// `berth --address … publish --topic … --namespace …`, the event on standard input.
+pub(crate) fn is_publish(arguments: impl IntoIterator<Item = String>) -> bool {
+    let mut arguments = arguments.into_iter().skip(1);
+    let Some(first) = arguments.next() else { return false };
+    match first.trim_start_matches('-') {
+        "publish" => true,
+        "address" => arguments.nth(1).is_some_and(|word| word == "publish"),
+        flag => {
+            flag.starts_with("address=") && arguments.next().is_some_and(|word| word == "publish")
+        }
+    }
 }
 
 #[cfg(test)]
@@ -118,8 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn a_shims_publish_is_taken_whatever_it_says() {
-        let line = ["berth", "publish", "--topic", "/tasks/exit", "-namespace", "k8s.io"];
-        assert!(Cli::try_parse_from(line).is_ok());
+    fn a_shims_publish_is_known_by_its_form() {
+        let publish = |line: &str| is_publish(line.split(' ').map(str::to_owned));
+        assert!(publish("berth publish --topic /tasks/exit --namespace k8s.io"));
+        assert!(publish("berth --address /run/x.sock publish --topic /tasks/exit"));
+        assert!(publish("berth -address=/run/x.sock publish"));
+        assert!(!publish("berth image import publish"));
+        assert!(!publish("berth status"));
+        assert!(!publish("berth"));
     }
 }

@@ -78,9 +78,20 @@ impl Cri {
         call: Call,
         work: impl Future<Output = Result<T, Error>> + Send,
     ) -> Result<Response<T>, Status> {
+        self.creating(call, work, |call, _| call).await
+    }
+
+    /// Runs the work of a call whose answer has the id of what it made.
+    pub(crate) async fn creating<T>(
+        &self,
+        call: Call,
+        work: impl Future<Output = Result<T, Error>> + Send,
+        name: impl FnOnce(Call, &T) -> Call + Send,
+    ) -> Result<Response<T>, Status> {
         let mut measured = Measured { cri: self, call, since: Instant::now(), ended: false };
         match work.await {
             Ok(answer) => {
+                measured.call = name(std::mem::take(&mut measured.call), &answer);
                 measured.end(Code::Ok, "");
                 Ok(Response::new(answer))
             }
@@ -95,7 +106,9 @@ impl Cri {
 
 /// The reply carries the error as well: this line is the operator's copy, with ids and duration.
 fn log(call: &Call, code: Code, message: &str, took: Duration) {
-    let Call { method, pod, container, subject, .. } = call;
+    let method = call.method;
+    let [pod, container, subject] = [&call.pod, &call.container, &call.subject]
+        .map(|text| Some(text.as_str()).filter(|t| !t.is_empty()));
     let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     let expected = matches!(code, Code::NotFound | Code::Unimplemented) && !call.changes;
     match code {

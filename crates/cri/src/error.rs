@@ -1,4 +1,13 @@
 //! Errors of the services, and the one place where their kinds become gRPC codes.
+//!
+//! | kind | code | | kind | code |
+//! |---|---|---|---|---|
+//! | Invalid | InvalidArgument | | Cancelled | Cancelled |
+//! | NotFound | NotFound | | Unavailable | Unavailable |
+//! | Exists | AlreadyExists | | Unimplemented | Unimplemented |
+//! | WrongState | FailedPrecondition | | Exhausted | ResourceExhausted |
+//! | Busy | Aborted | | Broken | Internal |
+//! | TimedOut | DeadlineExceeded | | | |
 
 use berth_pod::Kind;
 use tonic::{Code, Status};

@@ -37,12 +37,15 @@ const LARGEST_REQUEST: usize = 16 << 20;
 pub struct Cri {
     parts: Arc<Parts>,
     samples: Arc<stats::Samples>,
+    /// Where writable layers are; it never changes.
+    layers: Arc<str>,
 }
 
 impl Cri {
     /// The services over these parts.
     pub fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts), samples: Arc::default() }
+        let layers = parts.images.container_fs().mountpoint.to_string_lossy().into();
+        Self { parts: Arc::new(parts), samples: Arc::default(), layers }
     }
 
     /// A handler by its name; an unknown one has no features, and the lifecycle refuses it.

@@ -32,7 +32,8 @@ impl RuntimeService for Cri {
     ) -> Reply<cri::RunPodSandboxResponse> {
         let request = request.into_inner();
         let call = Call::change("RunPodSandbox").subject(pod_name(request.config.as_ref()));
-        self.call(call, rpc::run_pod_sandbox::run_pod_sandbox(self, request)).await
+        let work = rpc::run_pod_sandbox::run_pod_sandbox(self, request);
+        self.creating(call, work, |call, made| call.pod(&made.pod_sandbox_id)).await
     }
 
     async fn stop_pod_sandbox(
@@ -89,7 +90,8 @@ impl RuntimeService for Cri {
         let call = Call::change("CreateContainer")
             .pod(&request.pod_sandbox_id)
             .subject(container_name(request.config.as_ref()));
-        self.call(call, rpc::create_container::create_container(self, request)).await
+        let work = rpc::create_container::create_container(self, request);
+        self.creating(call, work, |call, made| call.container(&made.container_id)).await
     }
 
     async fn start_container(

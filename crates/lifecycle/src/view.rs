@@ -38,7 +38,7 @@ pub struct PodView {
     /// Its containers, those not listed left out.
     pub containers: Vec<Arc<ContainerView>>,
     /// The record as it stood: a handle for uses outside the pod's queue.
-    pub(crate) record: Arc<PodRecord>,
+    pub record: Arc<PodRecord>,
 }
 
 /// A container's state, derived from facts.

@@ -37,9 +37,9 @@ fn page(status: &Value) -> String {
     let version = word(&status["version"]);
     let _ = writeln!(page, "berth {version}, pid {}, up {}", status["pid"], age(uptime * 1000));
     for condition in list(&status["conditions"]) {
-        let holds = if condition["holds"] == true { "yes" } else { "no" };
+        let holds = if condition["holds"] == true { "yes" } else { "no: " };
         let why = word(&condition["message"]);
-        let _ = writeln!(page, "{:<13} {holds} {why}", word(&condition["name"]));
+        let _ = writeln!(page, "{:<13} {holds}{why}", word(&condition["name"]));
     }
     for handler in list(&status["handlers"]) {
         let default = if handler["default"] == true { " (default)" } else { "" };
@@ -156,7 +156,7 @@ mod tests {
         }));
         for line in [
             "berth 0.1.0, pid 7, up 90 s",
-            "NetworkReady  no no network",
+            "NetworkReady  no: no network",
             "handler       berth (default): /s, /r",
             "0123456789abc default/web attempt 1: being created, handler berth, wish run",
             "  holdings  cgroup=held network=intended",

@@ -35,13 +35,10 @@ pub(crate) fn container_stats(cri: &Cri, container: &ContainerView) -> cri::Cont
 
 /// The figure is measured in the background; until then there is none.
 fn writable_layer(cri: &Cri, id: &str) -> cri::FilesystemUsage {
-    let mountpoint = cri.parts.images.container_fs().mountpoint;
     let usage = cri.parts.images.usage(id);
     cri::FilesystemUsage {
         timestamp: describe::now(),
-        fs_id: Some(cri::FilesystemIdentifier {
-            mountpoint: mountpoint.to_string_lossy().into_owned(),
-        }),
+        fs_id: Some(cri::FilesystemIdentifier { mountpoint: cri.layers.to_string() }),
         used_bytes: usage.map(|usage| number(usage.bytes)),
         inodes_used: usage.map(|usage| number(usage.inodes)),
     }
