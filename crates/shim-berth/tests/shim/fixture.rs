@@ -269,6 +269,8 @@ impl Drop for Pod {
         // The shim is in there too. If the test has failed already, that is what to report.
         let remaining = self.cgroup.kill(PATIENCE);
         let removed = self.cgroup.remove(PATIENCE);
+        // Otherwise the directory would be removed through them, as far as they let it.
+        let _ = berth_sys::mounts::unmount_below(self.dir.path());
         if !std::thread::panicking() {
             assert_eq!(remaining.unwrap(), []);
             removed.unwrap();
