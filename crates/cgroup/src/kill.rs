@@ -43,6 +43,9 @@ pub(crate) fn in_rounds(
         }
         settle(directories, round)?;
     }
+    // Also where nobody was found: a caller that died in here may have left it frozen, and then
+    // whoever enters it next would stand still.
+    after()?;
     Ok(Vec::new())
 }
 

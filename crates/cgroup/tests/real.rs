@@ -232,6 +232,15 @@ fn a_frozen_cgroup_dies_too() {
 }
 
 #[test]
+fn an_empty_one_that_was_left_frozen_can_be_entered_after_a_kill() {
+    let own = Own::new();
+    assert!(own.0.freeze(LONG).unwrap());
+    assert_eq!(own.0.kill(LONG).unwrap(), []);
+    let mut child = own.spawn(Spawn::new("/bin/true"));
+    assert_eq!(child.wait(LONG).unwrap(), Some(Exit::Code(0)));
+}
+
+#[test]
 fn frozen_members_stand_still_until_thawed() {
     let own = Own::new();
     let mut child = own.spawn(shell("while :; do :; done"));

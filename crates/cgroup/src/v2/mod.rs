@@ -94,7 +94,8 @@ impl Layout for V2 {
             return kill::in_rounds(&directories, limit, |_| Ok(()), || Ok(()));
         }
         match wait_for_event(&directory, ("populated", 0), limit) {
-            Ok(true) => Ok(Vec::new()),
+            // As on v1: whoever enters it next must not stand still.
+            Ok(true) => self.thaw(path).map(|()| Vec::new()),
             Ok(false) => Remaining::below(&directories),
             Err(error) if error.is_not_found() => Ok(Vec::new()),
             Err(error) => Err(error),
