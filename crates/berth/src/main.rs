@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // A closed standard error leaves nobody to tell.
-            let _ = writeln!(std::io::stderr(), "berth: {error:#}");
+            let _ = writeln!(std::io::stderr(), "berth: {}", told(&error));
             ExitCode::FAILURE
         }
     }
@@ -50,6 +50,19 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
+/// An error with its causes; many of them repeat the cause in their own text.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            let separator = if text.is_empty() { "" } else { ": " };
+            text.push_str(separator);
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
 /// Runs a command that asks the daemon.
 fn wait(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -57,4 +70,16 @@ fn wait(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
         .build()
         .context("cannot start")?;
     runtime.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let refused = std::io::Error::other("refused");
+        let error = anyhow::Error::new(refused).context("connect: refused").context("no daemon");
+        assert_eq!(told(&error), "no daemon: connect: refused");
+    }
 }

@@ -16,6 +16,7 @@ pub mod beneath;
 pub mod disk;
 pub mod fdpass;
 pub mod fork;
+pub mod heap;
 pub mod mountinfo;
 pub mod mounts;
 pub mod namespace;

@@ -14,7 +14,7 @@ mod services;
 mod socket;
 mod wire;
 
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -36,6 +36,10 @@ use wire::Wired;
 /// Names an own level of the log, over the configuration's.
 const LOG_VARIABLE: &str = "BERTH_LOG";
 
+/// Root of a pod's user namespace is nobody here, and must get through to the pod's own files;
+/// what else there is, is not for others to see.
+const PASS_THROUGH: u32 = 0o711;
+
 /// How long calls may go on once the daemon has been told to stop. What they began is saved: the
 /// next daemon goes on with it.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -46,8 +50,12 @@ const STACK: usize = 1 << 20;
 /// Threads for files of our own disk; more would not make it faster.
 const BLOCKING_THREADS: usize = 32;
 
+/// Heaps for all threads together: nothing here allocates so much that they would wait.
+const HEAPS: u16 = 2;
+
 /// Runs the daemon until it is told to stop.
 pub(crate) fn run(path: Option<&Path>) -> anyhow::Result<()> {
+    berth_sys::heap::share(HEAPS);
     let loaded = Loaded::read(path)?;
     let mut config = loaded.check()?;
     if let Ok(level) = std::env::var(LOG_VARIABLE) {
@@ -75,14 +83,14 @@ fn workers() -> usize {
 
 async fn serve(config: &Config, path: Option<&Path>, level: &Level) -> anyhow::Result<()> {
     for directory in [&config.root, &config.state] {
-        make(directory, 0o711)?;
+        make_own(directory)?;
     }
     let _lock = Lock::take(&config.state.join("lock"))?;
     let notify = Notify::from_environment();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "berth starts");
     let wired = Box::pin(wire::wire(config)).await?;
     if let Some(parent) = config.socket.parent() {
-        make(parent, 0o711)?;
+        make(parent)?;
     }
     let listener = socket::bind(&config.socket, config.group.as_deref())?;
     let stop = CancellationToken::new();
@@ -104,12 +112,19 @@ async fn serve(config: &Config, path: Option<&Path>, level: &Level) -> anyhow::R
     Ok(())
 }
 
-fn make(directory: &Path, mode: u32) -> anyhow::Result<()> {
+fn make(directory: &Path) -> anyhow::Result<()> {
     std::fs::DirBuilder::new()
         .recursive(true)
-        .mode(mode)
+        .mode(PASS_THROUGH)
         .create(directory)
         .with_context(|| format!("cannot make {}", directory.display()))
+}
+
+/// Makes a directory that is Berth's alone, and closes one that was made by somebody else.
+fn make_own(directory: &Path) -> anyhow::Result<()> {
+    make(directory)?;
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(PASS_THROUGH))
+        .with_context(|| format!("cannot set the mode of {}", directory.display()))
 }
 
 async fn answer(

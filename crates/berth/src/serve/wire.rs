@@ -85,7 +85,13 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
         set_pod_cidr: Box::new(move |cidr| set_pod_cidr(&network, cidr)),
         observe: {
             let calls = calls.clone();
-            Box::new(move |method, code, took| calls.count(method, code, took))
+            Box::new(move |method, code, took| {
+                calls.count(method, code, took);
+                if method == "PullImage" {
+                    // What unpacking needed is worth more elsewhere.
+                    tokio::task::spawn_blocking(berth_sys::heap::trim);
+                }
+            })
         },
     });
     let node_service = NodeServer::new(NodeService {
