@@ -1,0 +1,3 @@
+# file: crates/pod/src/holding.rs
+# test: -p berth-pod
+s/Self::Network => &\[Self::Namespaces\],/Self::Network => \&[],/
