@@ -71,6 +71,23 @@ fn a_failed_exec_tells_its_stage_and_is_reaped() {
 }
 
 #[test]
+fn a_namespace_of_another_kind_is_named() {
+    let net = namespace::open_own(Namespace::Net).unwrap();
+    let error = Spawn::new("/bin/true").namespace(net, Namespace::Uts).spawn().unwrap_err();
+    assert!(matches!(error, Error::Spawn { stage: Stage::Namespace, .. }), "{error}");
+    assert!(error.to_string().contains("(uts)"), "{error}");
+}
+
+#[test]
+fn descriptor_numbers_are_checked_before_anything_runs() {
+    let null = || OwnedFd::from(File::open("/dev/null").unwrap());
+    for targets in [[2, 9], [9, 9], [i32::MAX, 9], [-1, 9]] {
+        let spawn = Spawn::new("/bin/true").inherit(null(), targets[1]).inherit(null(), targets[0]);
+        assert_eq!(spawn.spawn().unwrap_err().kind(), Kind::Invalid, "{targets:?}");
+    }
+}
+
+#[test]
 fn an_argument_with_a_nul_byte_is_refused_before_anything_runs() {
     let error = Spawn::new("/bin/true").arg("a\0b").spawn().unwrap_err();
     assert_eq!(error.kind(), Kind::Invalid);

@@ -14,6 +14,7 @@ use rustix::process::Pid;
 use super::child::Child;
 use super::{Group, Spawn, Stage, vfork};
 use crate::error::{Error, Result};
+use crate::namespace::Namespace;
 use crate::signal::Signal;
 
 /// What the child reads, all in memory it shares with the parent, and what it writes: `moved` and
@@ -28,7 +29,7 @@ pub(super) struct Plan {
     pub(super) oom_score_adj: Option<CString>,
     pub(super) parent_death: Option<Signal>,
     pub(super) parent: i32,
-    pub(super) namespaces: Vec<(OwnedFd, i32)>,
+    pub(super) namespaces: Vec<(OwnedFd, Namespace)>,
     pub(super) umask: Option<u32>,
     pub(super) no_new_privs: bool,
     pub(super) descriptors: Vec<Descriptor>,
@@ -80,7 +81,6 @@ impl Plan {
             envp.push(text("environment variable", &OsString::from_vec(joined))?);
         }
         let cgroups = spawn.cgroups.iter().map(|path| text("cgroup file", path.as_os_str()));
-        let namespaces = spawn.namespaces.into_iter();
         Ok(Self {
             program: argv[0].clone(),
             argv: Pointers::new(argv),
@@ -94,7 +94,7 @@ impl Plan {
                 .transpose()?,
             parent_death: spawn.parent_death,
             parent: rustix::process::getpid().as_raw_pid(),
-            namespaces: namespaces.map(|(fd, kind)| (fd, kind.flag() as i32)).collect(),
+            namespaces: spawn.namespaces,
             umask: spawn.umask,
             no_new_privs: spawn.no_new_privs,
             descriptors: descriptors(spawn.stdio, spawn.inherit)?,
@@ -158,12 +158,16 @@ impl Plan {
     }
 
     fn error(&self, stage: Stage, index: usize, source: io::Error) -> Error {
+        let text = |text: &CString| text.to_string_lossy().into_owned();
         let detail = match stage {
-            Stage::Cgroup => self.cgroups.get(index).cloned(),
-            Stage::Directory => self.cwd.clone(),
+            Stage::Cgroup => self.cgroups.get(index).map(text),
+            Stage::Directory => self.cwd.as_ref().map(text),
+            Stage::Namespace => {
+                self.namespaces.get(index).map(|(_, kind)| format!("({})", kind.file()))
+            }
             _ => None,
         };
-        let detail = detail.map(|d| format!(" {}", d.to_string_lossy())).unwrap_or_default();
+        let detail = detail.map(|detail| format!(" {detail}")).unwrap_or_default();
         Error::Spawn { program: self.program.to_string_lossy().into_owned(), stage, detail, source }
     }
 }
@@ -211,11 +215,12 @@ fn descriptors(
     }
     for (source, target) in inherit {
         let taken = all.iter().any(|d| d.target == target);
-        if target < 3 || taken {
+        // The upper bound keeps the child from counting beyond an i32, and from any usual limit.
+        if !(3..1 << 16).contains(&target) || taken {
             return Err(Error::Argument {
                 what: "descriptor number for the child",
                 value: target.to_string(),
-                reason: if taken { "given twice" } else { "0 to 2 are stdin, stdout and stderr" },
+                reason: if taken { "is given twice" } else { "must be from 3 to 65535" },
             });
         }
         all.push(Descriptor { source, target, moved: AtomicI32::new(-1) });

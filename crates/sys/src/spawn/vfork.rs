@@ -4,6 +4,7 @@
 //! unwind: another thread of the parent may hold the allocator's lock at this very moment.
 #![allow(unsafe_code)]
 
+use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::atomic::Ordering;
 
@@ -41,9 +42,9 @@ fn prepare_and_exec(plan: &Plan) -> Step {
         write_file(c"/proc/self/oom_score_adj".as_ptr(), value.to_bytes())
             .map_err(|errno| Failed(Stage::OomScore, 0, errno))?;
     }
-    for (index, (fd, flag)) in plan.namespaces.iter().enumerate() {
+    for (index, (fd, kind)) in plan.namespaces.iter().enumerate() {
         // SAFETY: setns takes two integers.
-        let answer = unsafe { libc::setns(std::os::fd::AsRawFd::as_raw_fd(fd), *flag) };
+        let answer = unsafe { libc::setns(fd.as_raw_fd(), kind.flag() as c_int) };
         check(answer).map_err(|errno| Failed(Stage::Namespace, index, errno))?;
     }
     if let Some(mask) = plan.umask {
