@@ -223,6 +223,26 @@ fn everything_dies_however_it_hides() {
 }
 
 #[test]
+fn without_a_freezer_it_takes_rounds() {
+    if !v1() {
+        return;
+    }
+    let own = Own::new();
+    let pids = own.0.directory(Controller::Pids).unwrap();
+    let root = pids.parent().unwrap().to_owned();
+    let cgroups = Cgroups::v1_at([(root, vec![Controller::Pids])]);
+    let (read, write) = pipe::pipe().unwrap();
+    let script = "(while :; do (sleep 0.01 &) ; done) & echo up; wait";
+    let mut child = own.spawn(shell(script).stdout(write));
+    File::from(read).read_exact(&mut [0; 3]).unwrap();
+    let bare = cgroups.at(own.0.path().as_str()).unwrap();
+    assert_eq!(bare.freeze(LONG).unwrap_err().kind(), Kind::Unimplemented);
+    assert_eq!(bare.kill(LONG).unwrap(), []);
+    assert_eq!(own.0.processes().unwrap(), []);
+    assert_eq!(child.wait(LONG).unwrap(), Some(Exit::Signal(Signal::KILL)));
+}
+
+#[test]
 fn a_frozen_cgroup_dies_too() {
     let own = Own::new();
     let mut child = own.spawn(Spawn::new("/bin/sleep").arg("1000"));
