@@ -470,7 +470,8 @@ fn parse_time(value: &[u8]) -> Option<Timespec> {
     Some(Timespec { tv_sec, tv_nsec: nanoseconds })
 }
 
-fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+/// Reads until the buffer is full or the source ends.
+pub(crate) fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match from.read(&mut buffer[filled..]) {

@@ -81,7 +81,7 @@ impl Bundle {
 
     fn has(&self, member: &str) -> bool {
         match self {
-            Self::Directory(path) => path.join(member).is_file(),
+            Self::Directory(path) => path.join(plain(member.as_bytes())).is_file(),
             Self::Archive(archive) => archive.place(member).is_some(),
         }
     }
@@ -90,7 +90,7 @@ impl Bundle {
     pub(crate) fn member(&self, member: &str) -> Result<(Box<dyn Read + Send>, u64)> {
         match self {
             Self::Directory(path) => {
-                let path = path.join(member);
+                let path = path.join(plain(member.as_bytes()));
                 let fault = |e| Error::file("open", &path, e);
                 let file = File::open(&path).map_err(fault)?;
                 let size = file.metadata().map_err(fault)?.len();

@@ -10,7 +10,7 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use crate::apply::{self, Applied};
 use crate::digest::{Digest, Hasher};
@@ -38,13 +38,17 @@ pub(crate) fn unpack(
     into: &Path,
 ) -> Result<Applied> {
     let (sender, receiver) = sync_channel(QUEUE);
+    // Used chunks go back to be filled again: fresh ones would be mapped and cleared each time.
+    let (used, free) = channel();
+    let queue = Queue { sender, free };
     std::thread::scope(|scope| {
         let blob = expected.blob.clone();
         let pump = std::thread::Builder::new()
             .name("decompress".to_owned())
-            .spawn_scoped(scope, move || pump(source, blob, &sender))
+            .spawn_scoped(scope, move || pump(source, blob, &queue))
             .map_err(|e| Error::file("start a thread to unpack into", into, e))?;
-        let mut archive = Archive { receiver, chunk: Vec::new(), at: 0, hasher: Hasher::default() };
+        let hasher = Hasher::default();
+        let mut archive = Archive { receiver, used, chunk: Vec::new(), at: 0, hasher };
         let applied = apply::apply(&mut archive, into).and_then(|applied| {
             // What follows the end of the archive belongs to the digest all the same.
             io::copy(&mut archive, &mut io::sink())
@@ -67,9 +71,16 @@ pub(crate) fn unpack(
     })
 }
 
+/// The pump's end of the queue.
+struct Queue {
+    sender: SyncSender<Vec<u8>>,
+    free: Receiver<Vec<u8>>,
+}
+
 /// Reads the archive that the pump sends.
 struct Archive {
     receiver: Receiver<Vec<u8>>,
+    used: Sender<Vec<u8>>,
     chunk: Vec<u8>,
     at: usize,
     hasher: Hasher,
@@ -89,7 +100,8 @@ impl Read for Archive {
             match self.receiver.recv() {
                 Ok(chunk) => {
                     self.hasher.update(&chunk);
-                    self.chunk = chunk;
+                    // A pump that has ended needs no more chunks.
+                    let _ = self.used.send(std::mem::replace(&mut self.chunk, chunk));
                     self.at = 0;
                 }
                 Err(_) => return Ok(0),
@@ -102,11 +114,7 @@ impl Read for Archive {
     }
 }
 
-fn pump(
-    source: impl Read,
-    expected: Option<(Digest, u64)>,
-    sender: &SyncSender<Vec<u8>>,
-) -> Result<()> {
+fn pump(source: impl Read, expected: Option<(Digest, u64)>, queue: &Queue) -> Result<()> {
     let counted = Counted {
         source,
         hasher: Hasher::default(),
@@ -114,7 +122,7 @@ fn pump(
         limit: expected.as_ref().map(|(_, size)| *size),
     };
     let mut source = BufReader::with_capacity(CHUNK, counted);
-    let sent = decompress(&mut source, sender);
+    let sent = decompress(&mut source, queue);
     let open = match sent {
         Ok(open) => open,
         Err(error) => return Err(stream_error(error, source.get_ref(), expected.as_ref())),
@@ -191,30 +199,29 @@ impl<R: Read> Read for Counted<R> {
 }
 
 /// Sends the uncompressed stream; says whether anyone still listens.
-fn decompress(
-    source: &mut (impl BufRead + Sized),
-    sender: &SyncSender<Vec<u8>>,
-) -> io::Result<bool> {
+fn decompress(source: &mut (impl BufRead + Sized), queue: &Queue) -> io::Result<bool> {
     let head = source.fill_buf()?;
     match head {
-        [0x1f, 0x8b, ..] => send(flate2::bufread::MultiGzDecoder::new(source), sender),
+        [0x1f, 0x8b, ..] => send(flate2::bufread::MultiGzDecoder::new(source), queue),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-            send(decoder, sender)
+            send(decoder, queue)
         }
-        _ => send(source, sender),
+        _ => send(source, queue),
     }
 }
 
-fn send(mut from: impl Read, sender: &SyncSender<Vec<u8>>) -> io::Result<bool> {
+fn send(mut from: impl Read, queue: &Queue) -> io::Result<bool> {
     loop {
-        let mut chunk = Vec::with_capacity(CHUNK);
-        let count = (&mut from).take(CHUNK as u64).read_to_end(&mut chunk)?;
+        let mut chunk = queue.free.try_recv().unwrap_or_default();
+        chunk.resize(CHUNK, 0);
+        let count = apply::fill(&mut from, &mut chunk)?;
         if count == 0 {
             return Ok(true);
         }
-        if sender.send(chunk).is_err() {
+        chunk.truncate(count);
+        if queue.sender.send(chunk).is_err() {
             return Ok(false);
         }
     }

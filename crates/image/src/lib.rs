@@ -37,6 +37,7 @@ mod state;
 mod store;
 mod usage;
 mod users;
+mod verify;
 
 pub use digest::Digest;
 pub use error::{Error, Kind, Result};

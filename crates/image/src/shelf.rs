@@ -252,6 +252,20 @@ impl Shelf {
         Ok(Some(id))
     }
 
+    /// Changes the memory, and if it had to be changed, the record.
+    pub(crate) fn change(
+        &self,
+        change: &Change,
+        apply: impl FnOnce(&mut State) -> bool,
+    ) -> Result<bool> {
+        let mut database = lock(&self.database);
+        let changed = apply(&mut self.state());
+        if changed {
+            database.commit(change)?;
+        }
+        Ok(changed)
+    }
+
     /// Removes what nothing refers to: first from the record, then from the disk.
     pub(crate) fn sweep(&self) -> Result<()> {
         let mut database = lock(&self.database);

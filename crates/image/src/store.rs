@@ -90,6 +90,7 @@ impl Store {
         }
         let root = options.root.clone();
         let shelf = Arc::new(blocking(move || Shelf::open(&root, &pinned)).await?);
+        shelf.verify_after_boot();
         let slots = Arc::new(Semaphore::new(options.parallel_layers.max(1)));
         Ok(Self { shelf, options: Arc::new(options), slots, usages: Arc::default() })
     }
@@ -231,6 +232,13 @@ impl Store {
     /// What the writable layers take, as far as it was measured. Answered from memory.
     pub fn container_fs(&self) -> FsInfo {
         FsInfo { mountpoint: self.options.root.clone(), used: self.usages.sum() }
+    }
+
+    /// Compares every layer on disk with what was unpacked, and takes damaged ones off the record:
+    /// their images are absent until they are pulled again. Gives the damaged layers.
+    pub async fn verify(&self) -> Result<Vec<Digest>> {
+        let shelf = Arc::clone(&self.shelf);
+        blocking(move || shelf.verify()).await
     }
 
     /// The layers that are being fetched or unpacked now.

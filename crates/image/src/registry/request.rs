@@ -117,14 +117,23 @@ impl Session {
             Ok(response) => response.status() == StatusCode::BAD_REQUEST,
             Err(refusal) => matches!(refusal, Refusal::Temporary(..)),
         };
-        if wants_tls && let Ok(response) = self.send_as((station, true), ask, authorization).await {
-            station.found_secure(true);
-            return Ok(response);
+        if !wants_tls {
+            if plain.is_ok() {
+                station.found_secure(false);
+            }
+            return plain;
         }
-        if plain.is_ok() {
-            station.found_secure(false);
+        match (self.send_as((station, true), ask, authorization).await, plain) {
+            (Ok(response), _) => {
+                station.found_secure(true);
+                Ok(response)
+            }
+            (Err(secure), Err(plain)) => {
+                let text = format!("without TLS: {plain}; with TLS: {secure}");
+                Err(Refusal::Temporary(text, None))
+            }
+            (Err(_), plain) => plain,
         }
-        plain
     }
 
     async fn send_as(

@@ -1,6 +1,8 @@
 //! What the store makes of a disk that a crash, a power cut or an operator left behind.
 
-use berth_image::Kind;
+use std::time::{Duration, Instant};
+
+use berth_image::{Kind, Options, Store};
 
 use crate::fixture::{Image, Layer, Node};
 
@@ -70,4 +72,101 @@ async fn a_half_made_snapshot_is_completed() {
     assert!(node.store.snapshot("c1").await.unwrap().is_none());
     let mount = node.store.prepare("c1", &id).await.unwrap();
     assert_eq!(node.store.snapshot("c1").await.unwrap(), Some(mount));
+}
+
+#[tokio::test]
+async fn a_damaged_layer_is_found_and_repaired() {
+    let node = Node::new().await;
+    let id = node.import(&image(), "a").await.unwrap();
+    assert!(node.store.verify().await.unwrap().is_empty());
+    let victim = node.layers().into_iter().find(|layer| layer.join("d/f").exists()).unwrap();
+    std::fs::write(victim.join("d/f"), "").unwrap();
+    let damaged = node.store.verify().await.unwrap();
+    assert_eq!(damaged.len(), 1);
+    assert!(node.store.list().is_empty());
+    let node = node.reopen().await;
+    assert!(node.store.status("a").unwrap().is_none());
+    node.import(&image(), "a").await.unwrap();
+    assert_eq!(node.store.resolve("a").unwrap().id, id);
+    assert!(node.store.verify().await.unwrap().is_empty());
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn layers_are_verified_once_after_a_boot() {
+    let node = Node::new().await;
+    node.import(&image(), "a").await.unwrap();
+    let victim = node.layers().into_iter().find(|layer| layer.join("d/f").exists()).unwrap();
+    let node = node
+        .reopen_after(|root| {
+            std::fs::write(root.join("verified"), "another boot").unwrap();
+            std::fs::remove_file(victim.join("d/f")).unwrap();
+        })
+        .await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !node.store.list().is_empty() {
+        assert!(Instant::now() < deadline, "never noticed");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// What the test below runs in a process of its own: imports and removals until it is killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn imports_without_end() {
+    let Some(root) = std::env::var_os("BERTH_TEST_STORE") else { return };
+    let store = Store::open(Options::new(root)).await.unwrap();
+    let layout = tempfile::tempdir().unwrap();
+    image().layout(layout.path(), None);
+    for turn in 0.. {
+        let name = format!("turn:{turn}");
+        let imported = store.import(layout.path(), &[name]).await.unwrap();
+        let id = imported[0].id.clone();
+        store.hold("holder", &id).await.unwrap();
+        store.prepare("snapshot", &id).await.unwrap();
+        store.remove(id.as_str()).await.unwrap();
+        store.unhold("holder").await.unwrap();
+        store.drop_snapshot("snapshot").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_store_whose_daemon_is_killed_anywhere_is_whole() {
+    let temp = tempfile::tempdir().unwrap();
+    let root = temp.path().join("images");
+    let me = std::env::current_exe().unwrap();
+    for turn in 0..15u64 {
+        let mut child = std::process::Command::new(&me)
+            .args(["--exact", "crash::imports_without_end"])
+            .env("BERTH_TEST_STORE", &root)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !root.join("images.db").exists() {
+            assert!(Instant::now() < deadline, "the child does not start");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // Not to wait for anything: to be somewhere else in the cycle each time.
+        tokio::time::sleep(Duration::from_millis(turn * 7 % 50)).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let store = Store::open(Options::new(&root)).await.unwrap();
+        for image in store.list() {
+            store.prepare("probe", &image.id).await.unwrap();
+            store.drop_snapshot("probe").await.unwrap();
+        }
+        assert!(store.verify().await.unwrap().is_empty(), "turn {turn}");
+        for (holder, _) in store.holders() {
+            store.unhold(&holder).await.unwrap();
+        }
+        store.drop_snapshot("snapshot").await.unwrap();
+        for image in store.list() {
+            store.remove(image.id.as_str()).await.unwrap();
+        }
+        assert!(store.settled(Duration::from_secs(20)).await);
+        for place in ["l", "snapshots", "staging", "trash", "holds"] {
+            let left: Vec<_> = std::fs::read_dir(root.join(place)).unwrap().collect();
+            assert!(left.is_empty(), "turn {turn}, {place}: {left:?}");
+        }
+    }
 }

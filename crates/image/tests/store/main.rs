@@ -10,4 +10,6 @@ mod mirrors;
 mod pull;
 mod registry;
 mod snapshots;
+mod throughput;
+mod tls;
 mod tokens;

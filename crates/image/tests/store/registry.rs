@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use berth_image::Digest;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::fixture::Image;
@@ -123,13 +123,29 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// The same, with TLS.
+    pub(crate) async fn start_with(tls: Option<tokio_rustls::TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let content: Arc<Mutex<Content>> = Arc::default();
         let served = Arc::clone(&content);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, Arc::clone(&served)));
+                let (served, tls) = (Arc::clone(&served), tls.clone());
+                tokio::spawn(async move {
+                    match tls {
+                        None => serve(stream, served).await,
+                        // What is no handshake is no request.
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve(stream, served).await;
+                            }
+                        }
+                    }
+                });
             }
         });
         Self { address, content }
@@ -179,7 +195,10 @@ impl Registry {
     }
 }
 
-async fn serve(mut stream: TcpStream, content: Arc<Mutex<Content>>) {
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
+async fn serve(mut stream: impl Stream, content: Arc<Mutex<Content>>) {
     while let Some(request) = read(&mut stream).await {
         let reply = {
             let mut content = content.lock().unwrap();
@@ -194,7 +213,7 @@ async fn serve(mut stream: TcpStream, content: Arc<Mutex<Content>>) {
     }
 }
 
-async fn read(stream: &mut TcpStream) -> Option<Request> {
+async fn read(stream: &mut impl Stream) -> Option<Request> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
@@ -218,7 +237,7 @@ async fn read(stream: &mut TcpStream) -> Option<Request> {
     Some(Request { method, path, query, headers, body })
 }
 
-async fn write(stream: &mut TcpStream, request: &Request, reply: Reply) -> Option<()> {
+async fn write(stream: &mut impl Stream, request: &Request, reply: Reply) -> Option<()> {
     let mut head =
         format!("HTTP/1.1 {} X\r\ncontent-length: {}\r\n", reply.status, reply.body.len());
     for (name, value) in &reply.headers {
