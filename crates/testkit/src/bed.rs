@@ -72,8 +72,8 @@ impl Bed {
     /// If any of it fails.
     pub async fn make(config: Config, images: &[&str]) -> Result<Self> {
         let mut node = Node::prepare(config)?;
-        push(&mut node, images)?;
         let bare = Census::take(&node)?;
+        push(&mut node, images)?;
         node.start_daemon()?;
         let cri = node.cri().await?;
         for name in images {

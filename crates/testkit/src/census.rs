@@ -40,7 +40,7 @@ impl Census {
     pub fn take(node: &Node) -> Result<Self> {
         let mut census = Self::default();
         let daemon = node.daemon();
-        census.processes(node, daemon)?;
+        census.processes(node)?;
         census.mounts(node)?;
         census.network(node)?;
         census.cgroups(node);
@@ -126,22 +126,26 @@ impl Census {
         *self.found.entry(format!("{kind} {name}")).or_default() += 1;
     }
 
-    /// Every process of the node's PID namespace and below, and every namespace they live in.
-    fn processes(&mut self, node: &Node, daemon: Option<u32>) -> Result<()> {
-        // The node's own proc shows its own pids; the daemon's is known by the outer one.
-        let daemon = daemon.and_then(inner_pid);
+    /// Every process of the node's PID namespace and below. Those whose parent is outside were
+    /// started by the test itself: the daemon, a registry. Orphans belong to PID 1.
+    fn processes(&mut self, node: &Node) -> Result<()> {
         for entry in fs::read_dir(node.path("/proc"))?.flatten() {
             let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
-            if Some(pid) == daemon {
+            let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+            let field = |name: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name));
+                line.unwrap_or_default().trim().to_owned()
+            };
+            // One that ended between the listing and now has no status, and is no leak.
+            if status.is_empty() || field("PPid:") == "0" {
                 continue;
             }
             let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let words = String::from_utf8_lossy(&words).replace('\0', " ");
-            let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            // One that ended between the listing and now is no leak.
-            if entry.path().exists() {
-                self.add("process", &format!("{pid} {} [{}]", comm.trim(), words.trim()));
-            }
+            let (name, state) = (field("Name:"), field("State:"));
+            // A state changes all the time, but a zombie is worth naming.
+            let zombie = if state.starts_with('Z') { " (zombie)" } else { "" };
+            self.add("process", &format!("{pid} {name}{zombie} [{}]", words.trim()));
         }
         Ok(())
     }
@@ -255,14 +259,6 @@ impl fmt::Display for Difference {
         }
         Ok(())
     }
-}
-
-/// The pid that a process has in the innermost of its PID namespaces.
-#[must_use]
-pub fn inner_pid(outer: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{outer}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("NSpid:"))?;
-    line.split_whitespace().last()?.parse().ok()
 }
 
 /// The part of a line that is the same whenever the thing is the same.

@@ -16,7 +16,7 @@ use crate::cri::Cri;
 #[derive(Debug, Args)]
 pub struct Client {
     /// The CRI socket.
-    #[arg(long, short, default_value = "/run/berth/berth.sock", global = true)]
+    #[arg(long, short, default_value = "/run/berth/berth.sock")]
     runtime_endpoint: PathBuf,
     #[command(subcommand)]
     command: Command,
