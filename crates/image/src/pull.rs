@@ -7,6 +7,7 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
@@ -18,7 +19,7 @@ use crate::job::{self, Job, Landed, Spec, Unpacked, blocking};
 use crate::layer::Expected;
 use crate::manifest::{self, Config, Descriptor, Document, Manifest};
 use crate::reference::{Reference, Version};
-use crate::registry::{self, Credentials, Piece, Session};
+use crate::registry::{self, Credentials, Piece, Session, Sources};
 use crate::shelf::{NewImage, Shelf};
 use crate::store::Store;
 
@@ -32,6 +33,8 @@ impl Store {
     /// is fetching is waited for.
     pub async fn pull(&self, reference: &str, credentials: Option<Credentials>) -> Result<Digest> {
         let reference: Reference = reference.parse()?;
+        tracing::info!(image = %reference, "pulling image");
+        let begin = Instant::now();
         let (settings, named) = (self.options.registries.clone(), reference.clone());
         let session =
             blocking(move || Session::new(&settings, &named, credentials.as_ref())).await?;
@@ -53,9 +56,11 @@ impl Store {
             names: names(&reference, &digest),
             layers,
         };
-        let id = new.id.clone();
+        let (id, size) = (new.id.clone(), new.size);
         let shelf = Arc::clone(&self.shelf);
         blocking(move || shelf.commit(new)).await?;
+        let seconds = begin.elapsed().as_secs_f32();
+        tracing::info!(image = %reference, %id, bytes = size, seconds, "image pulled");
         Ok(id)
     }
 
@@ -194,33 +199,32 @@ impl Fetch {
         let [own, all] = self.slots.clone();
         let _own = own.acquire_owned().await;
         let _all = all.acquire_owned().await;
-        let mut avoid = Vec::new();
+        let mut sources = Sources::default();
         loop {
-            let error = match self.once(&expected, &avoid).await {
+            let error = match self.once(&expected, &mut sources).await {
                 Ok(unpacked) => return Ok(unpacked),
                 Err(error) => error,
             };
             // Content that is not what it should be may be right at another host.
             let wrong = matches!(error, Error::Mismatch { .. } | Error::Malformed { .. });
-            let stations = self.session.in_order(|host| host.pull);
-            let next = stations.iter().find(|station| !avoid.contains(&station.name()));
-            match next {
-                Some(station) if wrong && stations.len() > avoid.len() + 1 => {
-                    tracing::warn!(host = station.name(), %error, "wrong content: trying another host");
-                    avoid.push(station.name());
+            let others = self.session.in_order(|host| host.pull).len() > sources.avoid.len() + 1;
+            match sources.served.first() {
+                Some(host) if wrong && others => {
+                    tracing::warn!(host, %error, "wrong content: another host is tried");
+                    sources.avoid.push(host.clone());
                 }
                 _ => return Err(error),
             }
         }
     }
 
-    async fn once(&self, expected: &Expected, avoid: &[String]) -> Result<Unpacked> {
+    async fn once(&self, expected: &Expected, sources: &mut Sources) -> Result<Unpacked> {
         let (sender, receiver) = mpsc::channel(PIECES);
         let stream = Stream { receiver, piece: Bytes::new(), ended: false };
         let unpacking = job::unpack(Arc::clone(&self.shelf), expected.clone(), stream);
         let feeding = async move {
             // The sender goes with this block, so that the thread ends when feeding fails.
-            registry::feed(&self.session, (&self.digest, self.size), avoid, &sender).await
+            registry::feed(&self.session, (&self.digest, self.size), sources, &sender).await
         };
         match tokio::join!(feeding, unpacking) {
             (Err(error), _) => Err(error),

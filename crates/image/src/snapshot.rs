@@ -129,8 +129,11 @@ impl Shelf {
     }
 
     fn mount(&self, key: &str, lower: &[u64]) -> Mount {
-        let mut dirs: Vec<String> =
-            lower.iter().rev().map(|n| text(&self.paths.layer(*n))).collect();
+        // Overlay refuses a directory that is there twice (ELOOP). Images do have a layer twice; all
+        // that the lower one has, the upper one shows.
+        let mut seen = HashSet::new();
+        let once = lower.iter().rev().filter(|number| seen.insert(**number));
+        let mut dirs: Vec<String> = once.map(|n| text(&self.paths.layer(*n))).collect();
         if dirs.is_empty() {
             dirs.push(text(&self.paths.empty()));
         }

@@ -29,16 +29,26 @@ pub(crate) enum Fed {
     Unwanted,
 }
 
-/// Fetches a blob and hands it over piece by piece. `avoid` are hosts whose content was wrong.
+/// Which hosts a blob is fetched from.
+#[derive(Default)]
+pub(crate) struct Sources {
+    /// Those whose content was wrong before.
+    pub(crate) avoid: Vec<String>,
+    /// Those that gave any of it this time, in order.
+    pub(crate) served: Vec<String>,
+}
+
+/// Fetches a blob and hands it over piece by piece.
 pub(crate) async fn feed(
     session: &Session,
     (digest, size): (&Digest, u64),
-    avoid: &[String],
+    sources: &mut Sources,
     to: &Sender<Piece>,
 ) -> Result<Fed> {
+    sources.served.clear();
     let feeding = async {
         let mut feeding = Feeding { session, digest, size, offset: 0, to };
-        feeding.run(avoid).await
+        feeding.run(sources).await
     };
     // A receiver that is gone ends even a pause between two tries.
     tokio::select! {
@@ -56,16 +66,16 @@ struct Feeding<'a> {
 }
 
 impl Feeding<'_> {
-    async fn run(&mut self, avoid: &[String]) -> Result<Fed> {
+    async fn run(&mut self, sources: &mut Sources) -> Result<Fed> {
         let mut refusals = Vec::new();
         let mut stations = self.session.in_order(|host| host.pull);
-        stations.retain(|station| !avoid.contains(&station.name()));
+        stations.retain(|station| !sources.avoid.contains(&station.name()));
         let last = stations.len().saturating_sub(1);
         for (at, station) in stations.into_iter().enumerate() {
             let mut attempt = 1;
             loop {
                 let before = self.offset;
-                let refusal = match self.from(station).await {
+                let refusal = match self.from(station, &mut sources.served).await {
                     Ok(fed) => return Ok(fed),
                     Err(refusal) => refusal,
                 };
@@ -98,7 +108,7 @@ impl Feeding<'_> {
         })
     }
 
-    async fn from(&mut self, station: &Station) -> Result<Fed, Refusal> {
+    async fn from(&mut self, station: &Station, served: &mut Vec<String>) -> Result<Fed, Refusal> {
         let path = self.session.blob_path(self.digest);
         let ask = Ask { offset: self.offset, ..Ask::get(path) };
         let mut response = self.session.send(station, &ask).await?;
@@ -114,6 +124,9 @@ impl Feeding<'_> {
                 continue;
             }
             self.offset += chunk.len() as u64;
+            if !served.contains(&station.name()) {
+                served.push(station.name());
+            }
             // The receiver may take its time: that is our disk, not the host's progress.
             if self.to.send(Piece::Data(chunk)).await.is_err() {
                 return Ok(Fed::Unwanted);
@@ -133,7 +146,15 @@ impl Feeding<'_> {
     /// How many bytes of an answer we have already: none if the host understood the range.
     fn skip(&self, response: &Response) -> Result<u64, Refusal> {
         if response.status() != StatusCode::PARTIAL_CONTENT {
-            return Ok(self.offset);
+            // What has another size is something else: a page that asks to log in, for example.
+            let length = response.content_length().unwrap_or(self.size);
+            return match length == self.size {
+                true => Ok(self.offset),
+                false => Err(Refusal::Useless(format!(
+                    "blob {}: {length} bytes offered, {} expected",
+                    self.digest, self.size
+                ))),
+            };
         }
         let range = response.headers().get(reqwest::header::CONTENT_RANGE);
         let start = range

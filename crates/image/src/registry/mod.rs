@@ -23,7 +23,7 @@ use std::time::Duration;
 
 pub use credentials::Credentials;
 
-pub(crate) use blob::{Piece, feed};
+pub(crate) use blob::{Piece, Sources, feed};
 pub(crate) use session::{Fetched, Session};
 
 /// How registries are reached.

@@ -14,6 +14,7 @@ use super::token::Grant;
 use super::{Registries, credentials};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::manifest::Document;
 use crate::reference::{Reference, Version};
 use crate::registry::credentials::{Credentials, Secret};
 
@@ -241,6 +242,12 @@ impl Session {
             let expected = expected.map_or("another size".to_owned(), Digest::to_string);
             let text = format!("{}: damaged or replaced: {found} instead of {expected}", ask.path);
             return Err(Refusal::Useless(text));
+        }
+        // A host that sends a page instead of a manifest is no better than one that sends nothing.
+        if ask.accept.is_some()
+            && let Err(error @ Error::Malformed { .. }) = Document::parse(&ask.path, &bytes)
+        {
+            return Err(Refusal::Useless(error.to_string()));
         }
         Ok(Fetched { digest: found, bytes })
     }

@@ -12,13 +12,22 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::hosts::{Host, Tls};
+use super::hosts::{self, Host, Tls};
 use crate::error::{Error, Result};
 use crate::shelf::lock;
 
 /// The clients of one pull: hosts that are reached in the same way share one.
 #[derive(Default)]
-pub(crate) struct Clients(Mutex<HashMap<(Option<Tls>, Duration), reqwest::Client>>);
+pub(crate) struct Clients(Mutex<HashMap<Way, reqwest::Client>>);
+
+/// How a host is reached.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Way {
+    tls: Option<Tls>,
+    connect: Duration,
+    /// Past any proxy of the environment: a proxy's loopback is not ours.
+    direct: bool,
+}
 
 impl Clients {
     /// The client for a host. Plain HTTP needs no certificates, so none are read for it.
@@ -28,22 +37,28 @@ impl Clients {
         secure: bool,
         connect: Duration,
     ) -> Result<reqwest::Client> {
-        let tls = secure.then(|| host.tls.clone());
-        let connect = host.dial_timeout.unwrap_or(connect);
-        let key = (tls, connect);
-        if let Some(client) = lock(&self.0).get(&key) {
+        let way = Way {
+            tls: secure.then(|| host.tls.clone()),
+            connect: host.dial_timeout.unwrap_or(connect),
+            direct: hosts::is_loopback(&host.authority),
+        };
+        if let Some(client) = lock(&self.0).get(&way) {
             return Ok(client.clone());
         }
-        let client = build(key.0.as_ref(), connect)?;
-        lock(&self.0).insert(key, client.clone());
+        let client = build(&way)?;
+        lock(&self.0).insert(way, client.clone());
         Ok(client)
     }
 }
 
-fn build(tls: Option<&Tls>, connect: Duration) -> Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(config(tls)?)
-        .connect_timeout(connect)
+fn build(way: &Way) -> Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder();
+    if way.direct {
+        builder = builder.no_proxy();
+    }
+    builder
+        .tls_backend_preconfigured(config(way.tls.as_ref())?)
+        .connect_timeout(way.connect)
         // Redirects are followed by hand: what is secret stays with its host.
         .redirect(reqwest::redirect::Policy::none())
         // One connection per layer: with HTTP/2 they would share one, and its one TCP window.

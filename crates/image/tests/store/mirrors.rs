@@ -1,8 +1,11 @@
 //! Several hosts for one image: who is asked, in which order, and what is kept from whom.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use berth_image::{Credentials, Digest, Kind};
+
+use tokio::sync::Semaphore;
 
 use crate::fixture::Node;
 use crate::pull::{image, node};
@@ -29,6 +32,12 @@ async fn a_mirror_is_asked_first_and_the_server_when_it_cannot() {
     here.store.pull("r.example/a/b:1", None).await.unwrap();
     assert!(mirror.count(|r| r.path == "/proxy/a/b/manifests/1" && r.query == "ns=r.example") > 0);
     assert!(here.store.status("r.example/a/b:1").unwrap().is_some());
+    // The mirror sends a page of its own.
+    mirror.rule(|_, _| Some(Reply::json("<html>please log in</html>")));
+    let here = node().await;
+    hosts(&here, "r.example", &text);
+    here.store.pull("r.example/a/b:1", None).await.unwrap();
+    mirror.rule(|_, _| None);
     // The mirror has everything: the server is not asked.
     let here = node().await;
     hosts(&here, "r.example", &text.replace("/proxy\"]\noverride_path = true", "\"]"));
@@ -41,7 +50,30 @@ async fn a_mirror_is_asked_first_and_the_server_when_it_cannot() {
     hosts(&here, "r.example", &text.replace("/proxy\"]\noverride_path = true", "\"]"));
     mirror.damage(&Digest::of(&image.layers[1]), |bytes| bytes[20] ^= 1);
     here.store.pull("r.example/a/b:1", None).await.unwrap();
-    assert_eq!(server.count(|r| r.path.ends_with(Digest::of(&image.layers[1]).as_str())), 2);
+    assert_eq!(server.count(|r| r.path.ends_with(Digest::of(&image.layers[1]).as_str())), 3);
+    here.assert_clean().await;
+}
+
+#[tokio::test]
+async fn wrong_content_is_noticed_while_the_mirror_still_sends() {
+    let (mirror, server) = (Registry::start().await, Registry::start().await);
+    let image = image();
+    for registry in [&mirror, &server] {
+        registry.push("a/b:1", &image);
+    }
+    let layer = Digest::of(&image.layers[0]);
+    mirror.damage(&layer, |bytes| bytes[2] ^= 0xff);
+    let never = Arc::new(Semaphore::new(0));
+    mirror.rule(move |request, usual| {
+        let gate = Some(Arc::clone(&never));
+        request.path.ends_with(layer.as_str()).then(|| Reply { gate, ..usual(request) })
+    });
+    let here = node().await;
+    let text =
+        format!("server = \"http://{}\"\n[host.\"http://{}\"]\n", server.address, mirror.address);
+    hosts(&here, "r.example", &text);
+    here.store.pull("r.example/a/b:1", None).await.unwrap();
+    assert_eq!(server.count(|r| r.is_blob()), 1);
     here.assert_clean().await;
 }
 

@@ -84,6 +84,22 @@ async fn an_image_without_layers_mounts_as_an_empty_root() {
 }
 
 #[tokio::test]
+async fn an_image_may_have_the_same_layer_twice() {
+    let node = Node::new().await;
+    let same = Layer::new().file("f", "same").finish();
+    let between = Layer::new().file(".wh.f", "").file("g", "between").finish();
+    let layers = vec![same.clone(), between, same];
+    let id = node.import(&Image::new("{}", layers), "twice").await.unwrap();
+    assert_eq!(node.layers().len(), 2);
+    let mount = node.store.prepare("c1", &id).await.unwrap();
+    mounted(&mount, |root| {
+        assert_eq!(std::fs::read_to_string(root.join("f")).unwrap(), "same");
+        assert_eq!(std::fs::read_to_string(root.join("g")).unwrap(), "between");
+    });
+    node.assert_clean().await;
+}
+
+#[tokio::test]
 async fn a_hundred_and_twenty_layers_fit_a_page_under_the_usual_root() {
     let node = Node::new().await;
     let layers: Vec<_> =
