@@ -71,6 +71,8 @@ pub(crate) struct Container {
     paused: Mutex<bool>,
     execs: Mutex<BTreeMap<String, Arc<Exec>>>,
     serial: AtomicU64,
+    /// Kills for want of memory that were counted in cgroups of execs that are gone.
+    counted: AtomicU64,
 }
 
 impl Container {
@@ -130,6 +132,7 @@ impl Container {
             paused: Mutex::new(false),
             execs: Mutex::default(),
             serial: AtomicU64::new(0),
+            counted: AtomicU64::new(0),
             request,
             shared,
         })
@@ -218,7 +221,7 @@ impl Container {
         let mut oom_kills = 0;
         if let Some(place) = &self.place {
             place.settle().await;
-            oom_kills = place.oom_kills();
+            oom_kills = place.oom_kills() + self.counted.load(Ordering::Relaxed);
         }
         self.life.drain(DRAIN).await;
         let dropped_lines = lock(&self.life.stdio).dropped_lines();
@@ -298,7 +301,7 @@ impl Container {
                 return Err(Error::state("delete", id, "it still runs"));
             }
         };
-        exec.remove_place();
+        self.counted.fetch_add(exec.remove_place(), Ordering::Relaxed);
         lock(&self.execs).remove(id);
         Ok(ended)
     }

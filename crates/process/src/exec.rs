@@ -112,14 +112,15 @@ impl Exec {
             true => Some(Console::listen(container.socket(&format!("e{}", self.serial)))?),
             false => None,
         };
-        let sub = container.place().and_then(|place| place.sub(&format!("exec-{}", self.serial)));
+        let (name, breed) = (format!("exec-{}", self.serial), container.runtime().breed());
+        let sub = container.place().and_then(|place| place.sub(&name, breed));
         let call = ExecCall {
             id: container.id(),
             bundle,
             process: &spec.0,
             pid_file: &pid_file.0,
             console: console.as_ref().map(Console::path),
-            cgroup: sub.as_ref().and_then(|sub| sub.argument(container.runtime())),
+            cgroup: sub.as_ref().and_then(SubPlace::argument),
         };
         let told = call.cgroup.is_some();
         if let Some(sub) = sub {
@@ -162,7 +163,8 @@ impl Exec {
         let at = SystemTime::now();
         self.life.drain(DRAIN).await;
         let dropped_lines = lock(&self.life.stdio).dropped_lines();
-        self.life.end(Ended { code, at, oom_kills: 0, dropped_lines });
+        let oom_kills = self.place.get().map_or(0, SubPlace::oom_kills);
+        self.life.end(Ended { code, at, oom_kills, dropped_lines });
     }
 
     /// Sends a signal; SIGKILL goes to everything the exec has started, also after its own end.
@@ -190,11 +192,12 @@ impl Exec {
         Err(Error::NotFound { what: "running exec", id: self.id.clone() })
     }
 
-    /// Removes its cgroup if nothing is left in it; otherwise the container's end does.
-    pub(crate) fn remove_place(&self) {
-        if let Some(place) = self.place.get() {
-            place.remove_if_empty();
-        }
+    /// Removes its cgroup if nothing is left in it; otherwise the container's end does. Answers the
+    /// count of kills for want of memory that goes with it: v1 counts in each cgroup by itself.
+    pub(crate) fn remove_place(&self) -> u64 {
+        let Some(place) = self.place.get() else { return 0 };
+        let kills = place.oom_kills();
+        if place.remove_if_empty() { kills } else { 0 }
     }
 }
 

@@ -10,10 +10,13 @@ use berth_cgroup::{
 use berth_sys::{Pid, Signal};
 
 use crate::error::{Error, Result};
-use crate::runtime::Runtime;
+use crate::runtime::Breed;
 
 /// One attempt to kill all holds up everything else in this process: hence short, and repeated.
 const ATTEMPT: Duration = Duration::from_millis(10);
+/// Where membership alone matters: a memory cgroup for each exec would split the accounting, and
+/// outlive the exec for as long as a page that it touched stays cached.
+const FREEZER: Extent<'_> = Extent::Only(&[Controller::Freezer]);
 /// The longest interval between two attempts.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -135,12 +138,27 @@ impl Place {
     }
 
     /// A cgroup below it for one exec; `None` if it cannot be made.
-    pub(crate) fn sub(&self, name: &str) -> Option<SubPlace> {
+    pub(crate) fn sub(&self, name: &str, runtime: Breed) -> Option<SubPlace> {
         let cgroup = self.cgroup.child(name).ok()?;
-        // Only where membership is needed: a memory cgroup per exec would split the accounting, and
-        // outlive the exec for as long as a page that it touched stays cached.
-        cgroup.create(Extent::Only(&[Controller::Freezer])).ok()?;
-        Some(SubPlace { cgroup, version: self.version, name: name.to_owned() })
+        let (extent, argument) = match (self.version, runtime) {
+            (Version::V2, Breed::Other) => (FREEZER, None),
+            (Version::V2, _) => (FREEZER, Some(name.to_owned())),
+            (Version::V1, Breed::Runc) => (FREEZER, Some(format!("freezer:{name}"))),
+            // It looks for the name in every hierarchy, and where that is missing it leaves the
+            // process outside the container altogether.
+            (Version::V1, Breed::Crun) => (Extent::All, Some(name.to_owned())),
+            (Version::V1, Breed::Other) => (FREEZER, None),
+        };
+        match self.version {
+            Version::V1 => cgroup.create(extent).ok()?,
+            // Bare: to enable controllers for it is refused while the container's own cgroup has
+            // processes (cgroup-v2.rst, "No Internal Process Constraint").
+            Version::V2 => {
+                let container = self.cgroup.directory(Controller::Freezer)?;
+                std::fs::create_dir(container.join(name)).ok()?;
+            }
+        }
+        Some(SubPlace { cgroup, argument })
     }
 
     /// Kills a process and its descendants, where there is no cgroup to tell them by.
@@ -178,19 +196,13 @@ pub struct Figures {
 #[derive(Debug)]
 pub(crate) struct SubPlace {
     cgroup: Cgroup,
-    version: Version,
-    name: String,
+    argument: Option<String>,
 }
 
 impl SubPlace {
-    /// How `exec --cgroup` is to be told; `None` if this runtime cannot be told: crun on v1 looks
-    /// for the name in every hierarchy and leaves the process outside the container in the others.
-    pub(crate) fn argument(&self, runtime: &Runtime) -> Option<String> {
-        match (self.version, runtime.is_runc()) {
-            (Version::V2, _) => Some(self.name.clone()),
-            (Version::V1, true) => Some(format!("freezer:{}", self.name)),
-            (Version::V1, false) => None,
-        }
+    /// What `exec --cgroup` is to be told; `None` if this runtime is not known to understand.
+    pub(crate) fn argument(&self) -> Option<String> {
+        self.argument.clone()
     }
 
     /// Moves a process in from outside; what it has started before is not caught.
@@ -221,9 +233,14 @@ impl SubPlace {
         }
     }
 
-    pub(crate) fn remove_if_empty(&self) {
-        // Populated: it goes with the container.
-        let _ = self.cgroup.remove(Duration::ZERO);
+    /// How many processes the kernel has killed in it for want of memory.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        self.cgroup.oom_kills().unwrap_or(0)
+    }
+
+    /// True if it is gone; populated, it goes with the container.
+    pub(crate) fn remove_if_empty(&self) -> bool {
+        self.cgroup.remove(Duration::ZERO).is_ok()
     }
 }
 

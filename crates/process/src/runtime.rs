@@ -67,6 +67,14 @@ fn on_path(name: &str) -> Option<PathBuf> {
 /// The standard streams that a container or exec starts with; `None` is /dev/null.
 pub(crate) type Streams = [Option<OwnedFd>; 3];
 
+/// A runtime whose peculiarities are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Breed {
+    Crun,
+    Runc,
+    Other,
+}
+
 /// A runtime that can be told what to do.
 #[derive(Debug)]
 pub(crate) struct Runtime {
@@ -113,9 +121,13 @@ impl Runtime {
         self.options.root.join(id).exists()
     }
 
-    /// Whether this is runc, by its file name: the two differ in what `exec --cgroup` means.
-    pub(crate) fn is_runc(&self) -> bool {
-        self.options.binary.file_name().is_some_and(|name| name == "runc")
+    /// Which runtime this is, by its file name: they differ in what `exec --cgroup` means.
+    pub(crate) fn breed(&self) -> Breed {
+        match self.options.binary.file_name().and_then(|name| name.to_str()) {
+            Some("crun") => Breed::Crun,
+            Some("runc") => Breed::Runc,
+            _ => Breed::Other,
+        }
     }
 
     pub(crate) async fn create(

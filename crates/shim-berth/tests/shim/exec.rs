@@ -31,6 +31,11 @@ async fn an_exec_writes_to_its_callers_fifos_and_ends_with_its_code() {
         assert_eq!(pod.delete("c", "e").await.unwrap(), 5);
         assert_eq!(code(pod.state_of("c", "e").await), Code::NOT_FOUND);
         assert_eq!(pod.processes("c").len(), 1, "only the container's own process is left");
+        let cgroup = pod.cgroup.child("pod").unwrap().child("c").unwrap();
+        let freezer = cgroup.directory(berth_cgroup::Controller::Freezer).unwrap();
+        let below = std::fs::read_dir(freezer).unwrap();
+        let below = below.filter(|entry| entry.as_ref().unwrap().path().is_dir()).count();
+        assert_eq!(below, 0, "the cgroup of the exec is gone");
     }
 }
 
@@ -70,7 +75,7 @@ async fn killing_an_exec_kills_grandchildren_that_have_left_it() {
         let pod = Pod::start(runtime).await;
         pod.container("c", "sleep 1000").run().await;
         // The middle process ends, so the sleeper belongs to PID 1, in a session of its own.
-        let script = "sleep 0.05; (setsid sleep 2000 &) ; echo up >/tmp/up; sleep 3000; true";
+        let script = "(setsid sleep 2000 &) ; echo up >/tmp/up; sleep 3000; true";
         pod.exec("c", Exec { id: "e", script, ..Default::default() }).await.unwrap();
         pod.start_process("c", "e").await.unwrap();
         until("the tree is up", || {
@@ -91,7 +96,7 @@ async fn killing_an_exec_that_has_ended_kills_what_it_left() {
     for runtime in RUNTIMES {
         let pod = Pod::start(runtime).await;
         pod.container("c", "sleep 1000").run().await;
-        let script = "sleep 0.05; setsid sleep 2000 & exit 0";
+        let script = "setsid sleep 2000 & exit 0";
         pod.exec("c", Exec { id: "e", script, ..Default::default() }).await.unwrap();
         pod.start_process("c", "e").await.unwrap();
         assert_eq!(pod.wait_exec("c", "e").await, 0);

@@ -124,3 +124,19 @@ async fn an_exec_dies_for_want_of_memory_as_readily_as_its_container() {
         assert_eq!(score(exec).trim(), "100");
     }
 }
+
+#[tokio::test]
+async fn an_exec_that_ran_out_of_memory_is_counted_for_its_container() {
+    for runtime in RUNTIMES {
+        let pod = Pod::start(runtime).await;
+        let limit = json!({"linux": {"resources": {"memory": {"limit": LIMIT, "swap": LIMIT}}}});
+        pod.container("c", "sleep 1000").with(limit).run().await;
+        pod.exec("c", Exec { id: "e", script: HOG, ..Default::default() }).await.unwrap();
+        pod.start_process("c", "e").await.unwrap();
+        assert_eq!(pod.wait_exec("c", "e").await, 137);
+        pod.delete("c", "e").await.unwrap();
+        pod.kill("c", "", 9).await.unwrap();
+        pod.wait("c").await;
+        assert!(pod.exit_facts("c").await.unwrap().oom_count >= 1);
+    }
+}
