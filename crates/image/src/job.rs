@@ -27,6 +27,10 @@ pub(crate) struct Landed {
 }
 
 impl Landed {
+    pub(crate) fn is_listed(&self) -> bool {
+        self.listed.load(Ordering::Acquire)
+    }
+
     pub(crate) fn set_listed(&self) {
         self.listed.store(true, Ordering::Release);
     }
@@ -34,7 +38,7 @@ impl Landed {
 
 impl Drop for Landed {
     fn drop(&mut self) {
-        if !self.listed.load(Ordering::Acquire)
+        if !self.is_listed()
             && let Some(shelf) = self.shelf.upgrade()
         {
             shelf.dispose(&shelf.paths.layer(self.row.number));

@@ -20,6 +20,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -100,12 +101,12 @@ pub(crate) struct Shelf {
     pub(crate) jobs: Mutex<HashMap<Digest, Weak<Job>>>,
     next_number: AtomicU64,
     next_staging: AtomicU64,
-    disposals: Arc<Disposals>,
+    background: Arc<Background>,
 }
 
-/// Trees being deleted by threads of their own.
+/// How much clean-up is going on, each in a thread of its own.
 #[derive(Default)]
-struct Disposals {
+struct Background {
     pending: Mutex<usize>,
     changed: Condvar,
 }
@@ -147,7 +148,7 @@ impl Shelf {
             jobs: Mutex::default(),
             next_number: AtomicU64::new(highest + 1),
             next_staging: AtomicU64::new(0),
-            disposals: Arc::default(),
+            background: Arc::default(),
         };
         shelf.empty_leftovers()?;
         shelf.sweep()?;
@@ -173,6 +174,10 @@ impl Shelf {
 
     /// Lists an image: what it consists of is made durable first.
     pub(crate) fn commit(&self, new: NewImage) -> Result<()> {
+        // Before the lock: this can take long, and nothing that is leased goes away meanwhile.
+        if new.layers.iter().any(|landed| !landed.is_listed()) {
+            self.sync()?;
+        }
         let mut database = lock(&self.database);
         let mut change = Change::default();
         {
@@ -184,9 +189,6 @@ impl Shelf {
                     change.put_layers.push(landed.row.clone());
                 }
             }
-        }
-        if !change.put_layers.is_empty() {
-            self.sync()?;
         }
         let row = ImageRow {
             id: new.id.clone(),
@@ -314,47 +316,83 @@ impl Shelf {
         rustix::fs::syncfs(&fd).map_err(|e| Error::file("sync the file system of", &path, e))
     }
 
+    /// Removes what nothing refers to, if there is anything, without making the caller wait for the
+    /// record: a pull's commit may be syncing.
+    pub(crate) fn sweep_in_background(self: &Arc<Self>) {
+        if !self.state().has_dead() {
+            return;
+        }
+        let shelf = Arc::clone(self);
+        self.in_background("sweep", move || {
+            if let Err(error) = shelf.sweep() {
+                tracing::warn!(%error, "unused layers stay until the next removal");
+            }
+        });
+    }
+
     /// Moves a tree out of the way at once and deletes it in the background.
     pub(crate) fn dispose(&self, path: &Path) {
+        self.dispose_of(path);
+    }
+
+    /// The same, but waits a little: small trees, which is most of them, are gone afterwards.
+    pub(crate) fn dispose_and_wait(&self, path: &Path, limit: Duration) {
+        if let Some(done) = self.dispose_of(path) {
+            // Too late, or the thread did not start: the trash is emptied all the same.
+            let _ = done.recv_timeout(limit);
+        }
+    }
+
+    fn dispose_of(&self, path: &Path) -> Option<Receiver<()>> {
         let number = self.next_staging.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-{number}", std::process::id());
         match std::fs::rename(path, self.paths.trash().join(&name)) {
-            Ok(()) => self.delete_in_background(vec![name.into_bytes()]),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(()) => Some(self.delete_in_background(vec![name.into_bytes()])),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "cannot move it to the trash");
+                None
             }
         }
     }
 
-    fn delete_in_background(&self, names: Vec<Vec<u8>>) {
+    fn delete_in_background(&self, names: Vec<Vec<u8>>) -> Receiver<()> {
         let trash = self.paths.trash();
-        let disposals = Arc::clone(&self.disposals);
-        *lock(&disposals.pending) += 1;
-        let work = move || {
+        let (done, deleted) = channel();
+        self.in_background("dispose", move || {
             if let Err(error) = delete(&trash, &names) {
                 tracing::warn!(path = %trash.display(), %error, "cannot empty the trash");
             }
-            *lock(&disposals.pending) -= 1;
-            disposals.changed.notify_all();
+            // Mostly nobody waits.
+            let _ = done.send(());
+        });
+        deleted
+    }
+
+    fn in_background(&self, name: &str, work: impl FnOnce() + Send + 'static) {
+        let background = Arc::clone(&self.background);
+        *lock(&background.pending) += 1;
+        let counted = move || {
+            work();
+            *lock(&background.pending) -= 1;
+            background.changed.notify_all();
         };
-        let disposals = Arc::clone(&self.disposals);
-        if let Err(error) = std::thread::Builder::new().name("dispose".to_owned()).spawn(work) {
-            tracing::warn!(%error, "no thread to empty the trash; the next start does it");
-            *lock(&disposals.pending) -= 1;
+        if let Err(error) = std::thread::Builder::new().name(name.to_owned()).spawn(counted) {
+            tracing::warn!(%error, "no thread to clean up; the next start does it");
+            *lock(&self.background.pending) -= 1;
         }
     }
 
-    /// Waits until the trash is empty; says whether it is.
-    pub(crate) fn wait_for_disposals(&self, limit: Duration) -> bool {
+    /// Waits until all clean-up has ended; says whether it has.
+    pub(crate) fn wait_for_background(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
-        let mut pending = lock(&self.disposals.pending);
+        let mut pending = lock(&self.background.pending);
         while *pending > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
-            let waited = self.disposals.changed.wait_timeout(pending, left);
+            let waited = self.background.changed.wait_timeout(pending, left);
             pending = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         true

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{Timespec, Timestamps};
 
@@ -15,6 +16,9 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::hold::check_name;
 use crate::shelf::{Paths, Shelf};
+
+/// How long a removal waits for the deletion of what it moved away.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// A mount that somebody else makes: the root file system of a container.
 ///
@@ -163,7 +167,7 @@ impl Shelf {
         let path = self.paths.snapshot(key);
         let there = path.symlink_metadata().is_ok();
         if there {
-            self.dispose(&path);
+            self.dispose_and_wait(&path, PATIENCE);
             if path.symlink_metadata().is_ok() {
                 let busy = io::Error::from(io::ErrorKind::ResourceBusy);
                 return Err(Error::file("remove", &path, busy));

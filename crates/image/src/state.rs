@@ -186,6 +186,14 @@ impl State {
         }
     }
 
+    /// Whether a sweep may find something.
+    pub(crate) fn has_dead(&self) -> bool {
+        let held: HashSet<&Digest> = self.holds.values().collect();
+        let used: HashSet<&Digest> = self.images.values().flat_map(|r| &r.layers).collect();
+        self.images.iter().any(|(id, record)| !record.listed && !held.contains(id))
+            || self.layers.keys().any(|key| !used.contains(key))
+    }
+
     /// Takes everything out that no list, hold, snapshot or `leased` layer needs.
     pub(crate) fn take_dead(&mut self, leased: &HashSet<u64>) -> Dead {
         let held: HashSet<&Digest> = self.holds.values().collect();

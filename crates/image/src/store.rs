@@ -167,7 +167,7 @@ impl Store {
         let (shelf, holder) = (Arc::clone(&self.shelf), holder.to_owned());
         blocking(move || {
             if shelf.unhold(&holder)? {
-                shelf.sweep()?;
+                shelf.sweep_in_background();
             }
             Ok(())
         })
@@ -205,9 +205,7 @@ impl Store {
         self.usages.forget(&key);
         blocking(move || {
             if shelf.drop_snapshot(&key)? {
-                // Small trees, which is most of them, are gone when this returns.
-                shelf.wait_for_disposals(Duration::from_millis(200));
-                shelf.sweep()?;
+                shelf.sweep_in_background();
             }
             Ok(())
         })
@@ -251,7 +249,7 @@ impl Store {
     /// Waits until what was removed is gone from the disk; says whether it is.
     pub async fn settled(&self, limit: Duration) -> bool {
         let shelf = Arc::clone(&self.shelf);
-        blocking(move || Ok(shelf.wait_for_disposals(limit))).await.unwrap_or(false)
+        blocking(move || Ok(shelf.wait_for_background(limit))).await.unwrap_or(false)
     }
 
     /// Takes in an OCI layout, as a directory or an archive, or a docker archive. Given names are

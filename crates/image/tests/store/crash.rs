@@ -60,6 +60,7 @@ async fn a_lost_database_costs_the_names_but_no_running_container() {
     node.import(&image(), "a").await.unwrap();
     assert_eq!(node.store.prepare("c1", &id).await.unwrap(), mount);
     node.store.drop_snapshot("c1").await.unwrap();
+    node.assert_clean().await;
     assert_eq!(node.layers().len(), 2, "only the image's own are left");
 }
 

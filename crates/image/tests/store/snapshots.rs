@@ -132,6 +132,7 @@ async fn a_held_image_stays_whole_until_the_last_holder_lets_go() {
     assert_eq!(node.layers().len(), 2);
     node.store.unhold("two").await.unwrap();
     node.store.unhold("two").await.unwrap();
+    node.assert_clean().await;
     assert!(node.layers().is_empty());
     assert_eq!(node.store.facts(&id).unwrap_err().kind(), Kind::NotFound);
     assert_eq!(node.store.hold("x", &id).await.unwrap_err().kind(), Kind::NotFound);
@@ -161,6 +162,7 @@ async fn a_snapshot_keeps_the_layers_that_it_stands_on() {
     let node = node.reopen().await;
     mounted(&mount, |root| assert!(root.join("d/below").exists()));
     node.store.drop_snapshot("c1").await.unwrap();
+    node.assert_clean().await;
     assert!(node.layers().is_empty());
 }
 
