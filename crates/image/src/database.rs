@@ -24,7 +24,8 @@ CREATE TABLE image (
 CREATE TABLE name (name TEXT PRIMARY KEY, image TEXT NOT NULL) STRICT;
 CREATE TABLE layer (
     number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, bytes INTEGER NOT NULL,
-    inodes INTEGER NOT NULL, content INTEGER NOT NULL, root INTEGER NOT NULL
+    inodes INTEGER NOT NULL, content INTEGER NOT NULL, root INTEGER NOT NULL,
+    leans INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE image_layer (
     image TEXT NOT NULL, position INTEGER NOT NULL, key TEXT NOT NULL,
@@ -52,6 +53,8 @@ pub(crate) struct LayerRow {
     pub(crate) measured: Measured,
     /// Whether it says what the top directory is like.
     pub(crate) root: bool,
+    /// Whether it was completed from the layers below, and is of use on top of those only.
+    pub(crate) leans: bool,
 }
 
 /// Everything that the database says.
@@ -149,7 +152,7 @@ impl Database {
             names: self
                 .rows("SELECT name, image FROM name", |row| Ok((row.get(0)?, digest(row, 1)?)))?,
             layers: self.rows(
-                "SELECT number, key, bytes, inodes, content, root FROM layer",
+                "SELECT number, key, bytes, inodes, content, root, leans FROM layer",
                 |row| {
                     let count = |at| row.get::<_, i64>(at).map(i64::unsigned_abs);
                     let usage = Usage { bytes: count(2)?, inodes: count(3)? };
@@ -158,6 +161,7 @@ impl Database {
                         key: digest(row, 1)?,
                         measured: Measured { usage, content: count(4)? },
                         root: row.get(5)?,
+                        leans: row.get(6)?,
                     })
                 },
             )?,
@@ -226,14 +230,15 @@ fn write_puts(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Resul
     for layer in &change.put_layers {
         let usage = layer.measured.usage;
         transaction.execute(
-            "INSERT OR REPLACE INTO layer VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT OR REPLACE INTO layer VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             params![
                 integer(layer.number),
                 layer.key.as_str(),
                 integer(usage.bytes),
                 integer(usage.inodes),
                 integer(layer.measured.content),
-                layer.root
+                layer.root,
+                layer.leans
             ],
         )?;
     }
@@ -301,7 +306,13 @@ mod tests {
         let (id, key) = (Digest::of(b"image"), Digest::of(b"layer"));
         let measured = Measured { usage: Usage { bytes: 4096, inodes: 2 }, content: 7 };
         Change {
-            put_layers: vec![LayerRow { number: 5, key: key.clone(), measured, root: true }],
+            put_layers: vec![LayerRow {
+                number: 5,
+                key: key.clone(),
+                measured,
+                root: true,
+                leans: false,
+            }],
             put_image: Some(ImageRow {
                 id: id.clone(),
                 config: b"{}".to_vec(),

@@ -168,7 +168,9 @@ impl Job {
         let diff_id = spec.expected.diff_id.clone();
         let present = {
             let state = shelf.state();
-            state.layers.get(&diff_id).or_else(|| state.layers.get(&spec.chain)).cloned()
+            // For the lowest layer both ids are the same, so the key alone does not tell.
+            let alone = state.layers.get(&diff_id).filter(|row| !row.leans);
+            alone.or_else(|| state.layers.get(&spec.chain)).cloned()
         };
         let (sender, outcome) = watch::channel(None);
         let abort = match present {
@@ -222,7 +224,7 @@ async fn run(
             .map_err(|e| Error::file("measure", &staging.path, e))?;
         let number = shelf.new_number();
         staging.land(number)?;
-        let row = LayerRow { number, key, measured, root: applied.root };
+        let row = LayerRow { number, key, measured, root: applied.root, leans };
         let (listed, shelf) = (AtomicBool::new(false), Arc::downgrade(&shelf));
         Ok(Arc::new(Landed { row, listed, shelf }))
     };

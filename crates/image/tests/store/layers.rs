@@ -158,6 +158,16 @@ async fn implied_directories_inherit_from_below_and_key_the_layer_by_its_chain()
 }
 
 #[tokio::test]
+async fn a_leaning_layer_that_once_was_the_lowest_is_not_taken_for_one_on_a_base() {
+    let node = Node::new().await;
+    let leaning = Layer::new().file("home/f", "f").finish();
+    node.import(&Image::new("{}", vec![leaning.clone()]), "alone").await.unwrap();
+    let base = Layer::new().dir("home", 0o711, (5, 6)).finish();
+    let dirs = unpack(&node, vec![base, leaning]).await.unwrap();
+    assert_eq!(at(&dirs[1], "home").mode() & 0o7777, 0o711);
+}
+
+#[tokio::test]
 async fn a_hard_link_to_a_file_of_a_lower_layer_brings_it_up() {
     let node = Node::new().await;
     let base = Layer::new()
