@@ -36,7 +36,7 @@ node: needs build ## a node in the foreground to play with, in namespaces of its
 	@"$(TESTKIT)" node
 
 .PHONY: mutants
-mutants: needs build ## ten deliberate faults in the product, each of which must make a test fail
+mutants: needs ## deliberate faults in the product, each of which must make a test fail
 	@tools/mutants/run
 
 .PHONY: install

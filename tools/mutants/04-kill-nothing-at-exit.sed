@@ -1,3 +1,3 @@
 # file: crates/process/src/place.rs
-# test: -p berth-process
+# test: -p berth-shim-berth
 /async fn settle\(/,/^    \}/ s/^( *)let mut interval = ATTEMPT;/\1if true { return; }\n&/

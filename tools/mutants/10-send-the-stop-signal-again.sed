@@ -1,3 +1,4 @@
 # file: crates/pod/src/machine/advance.rs
-# test: -p berth-pod
+# build: node
+# test: -p berth-testkit --test e2e stop::the_shorter_grace
 /stop\.signalled = true;/d

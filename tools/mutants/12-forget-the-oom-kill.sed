@@ -1,4 +1,3 @@
 # file: crates/process/src/container.rs
-# test: -p berth-process
 # test: -p berth-shim-berth
 s/oom_kills = place\.oom_kills\(\);/oom_kills = 0;/
