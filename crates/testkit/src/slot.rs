@@ -1,5 +1,6 @@
 //! At most two nodes at a time on a machine, whatever runs the tests: two CPUs build and test
-//! this project, and deadlines that mean something need one for each node.
+//! this project, and deadlines that mean something need one for each node. Larger machines say
+//! how many in `BERTH_TESTKIT_SLOTS`.
 
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ impl Slot {
     pub fn take() -> Result<Self> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            for number in 0..SLOTS {
+            for number in 0..slots() {
                 let path = format!("/tmp/berth-testkit.slot{number}");
                 let lock = File::create(&path).with_context(|| format!("open {path}"))?;
                 if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
@@ -34,7 +35,7 @@ impl Slot {
                 }
             }
             if Instant::now() > deadline {
-                bail!("both slots for test nodes stayed taken for {} s", PATIENCE.as_secs());
+                bail!("all slots for test nodes stayed taken for {} s", PATIENCE.as_secs());
             }
             // Either of two locks may come free; the kernel waits for one only.
             std::thread::sleep(Duration::from_millis(20));
@@ -46,4 +47,9 @@ impl Slot {
     pub fn number(&self) -> u8 {
         self.number
     }
+}
+
+fn slots() -> u8 {
+    let given = std::env::var("BERTH_TESTKIT_SLOTS").ok().and_then(|text| text.parse().ok());
+    given.filter(|slots| *slots > 0).unwrap_or(SLOTS)
 }
