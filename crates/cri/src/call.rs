@@ -108,7 +108,7 @@ impl Cri {
 fn log(call: &Call, code: Code, message: &str, took: Duration) {
     let method = call.method;
     let [pod, container, subject] = [&call.pod, &call.container, &call.subject]
-        .map(|text| Some(text.as_str()).filter(|t| !t.is_empty()));
+        .map(|text| Some(text).filter(|text| !text.is_empty()).map(tracing::field::display));
     let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     let expected = matches!(code, Code::NotFound | Code::Unimplemented) && !call.changes;
     match code {
@@ -116,9 +116,12 @@ fn log(call: &Call, code: Code, message: &str, took: Duration) {
             tracing::info!(method, pod, container, subject, ms, "call answered");
         }
         Code::Ok => tracing::debug!(method, pod, container, ms, "call answered"),
-        code if expected => tracing::debug!(method, pod, container, ?code, message, "call failed"),
+        code if expected => {
+            tracing::debug!(method, pod, container, ?code, error = message, "call failed");
+        }
         code => {
-            tracing::warn!(method, pod, container, subject, ms, ?code, message, "call failed");
+            let error = message;
+            tracing::warn!(method, pod, container, subject, ms, ?code, error, "call failed");
         }
     }
 }
