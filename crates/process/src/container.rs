@@ -85,15 +85,22 @@ impl Container {
         let config = Config::read(&request.bundle)?;
         let root = config.rootfs(&request.bundle);
         let options = shared.runtime.options().clone();
-        let mut traces = Traces { runtime: options, cgroup: None };
+        // What the spec asks for, until the kernel says what came of it: a shim that dies in between
+        // must not leave a process that nobody can find.
+        let asked = Some(PathBuf::from(config.linux.cgroups_path)).filter(|p| p.is_absolute());
+        let mut traces = Traces { runtime: options, cgroup: asked };
         traces.save(&request.bundle)?;
         rootfs::mount(&request.rootfs, &root)?;
         let (id, bundle) = (request.id.clone(), request.bundle.clone());
         let runtime = Arc::clone(&shared.runtime);
         match Self::make(request, shared, root.clone()).await {
             Ok(container) => {
-                traces.cgroup = container.place().map(Place::path);
-                traces.save(&bundle)?;
+                let place = container.place().map(Place::path);
+                if place.is_some() && place != traces.cgroup {
+                    traces.cgroup = place;
+                    // On a full disk what the spec asks for is still there.
+                    let _ = traces.save(&bundle);
+                }
                 let container = Arc::new(container);
                 tokio::spawn(Arc::clone(&container).attend());
                 Ok(container)

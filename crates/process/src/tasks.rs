@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use berth_cgroup::Cgroups;
 
@@ -18,6 +18,9 @@ use crate::reaper::Reaper;
 use crate::rootfs;
 use crate::runtime::{Runtime, RuntimeOptions};
 use crate::stdio::Ends;
+
+/// How long processes of a dead shim's container may take to die before it is an error.
+const DEATH: Duration = Duration::from_secs(20);
 
 /// A container, or an exec in it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -322,7 +325,11 @@ pub async fn clean_up(reaper: &Arc<Reaper>, id: &str, bundle: &Path) -> Result<(
         .map_or_else(|_| bundle.join("rootfs"), |config| config.rootfs(bundle));
     if let Some(traces) = Traces::load(bundle) {
         if let Some(path) = &traces.cgroup {
-            Place::at(&Cgroups::detect()?, path)?.settle().await;
+            let place = Place::at(&Cgroups::detect()?, path)?;
+            if tokio::time::timeout(DEATH, place.settle()).await.is_err() {
+                let who = place.survivors().unwrap_or_default();
+                return Err(Error::Undying { id: id.to_owned(), who });
+            }
         }
         Runtime::new(traces.runtime, Arc::clone(reaper)).delete(id, bundle).await?;
     }

@@ -21,8 +21,9 @@ use crate::runtime::{Context, RuntimeFactory};
 use crate::sandbox::Sandbox;
 use crate::task;
 
-/// Between the answer to a shutdown and the end: for the answer to be read.
-const FAREWELL: Duration = Duration::from_millis(100);
+/// Between the answer to a shutdown and the end: for the answer to be written. It can be read from
+/// the socket when this process has gone.
+const FAREWELL: Duration = Duration::from_millis(10);
 
 /// What `start` hands over to the server.
 pub(crate) struct Inherited {
