@@ -221,6 +221,12 @@ impl Store {
         self.usages.get(key, self.shelf.upper(key))
     }
 
+    /// The directory whose entries are the lower directories of every mount that [`Store::prepare`]
+    /// answers: for whoever shows them all in another way (id-mapped).
+    pub fn layers_dir(&self) -> PathBuf {
+        self.shelf.paths.layers()
+    }
+
     /// What the images take. Answered from memory.
     pub fn image_fs(&self) -> FsInfo {
         let used = self.shelf.state().layer_usage();

@@ -34,6 +34,11 @@ impl Layout<'_> {
         self.bundle(id.as_str()).join("rootfs")
     }
 
+    /// Where the image layers are shown id-mapped, for a pod with a user namespace.
+    pub(crate) fn layers(&self, id: &SandboxId) -> PathBuf {
+        self.sandbox_state(id).join("layers")
+    }
+
     /// Where a shared PID namespace is pinned, by our shim.
     pub(crate) fn pid_ns(&self, id: &SandboxId) -> PathBuf {
         self.bundle(id.as_str()).join("pidns")

@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) boot_id: String,
     /// The files by which a job enters the jobs' cgroup.
     pub(crate) jobs_enter: Vec<std::path::PathBuf>,
+    /// One stage of id-mapped layers is made at a time.
+    pub(crate) staging: tokio::sync::Mutex<()>,
     /// One connection per pod.
     shims: Mutex<HashMap<SandboxId, Shim>>,
     tokens: AtomicU64,
@@ -63,6 +65,7 @@ impl Shared {
             registry: Registry::default(),
             leftovers: Leftovers::default(),
             figures: Figures::default(),
+            staging: tokio::sync::Mutex::new(()),
             shims: Mutex::new(HashMap::new()),
             tokens: AtomicU64::new(1),
             started: (Instant::now(), wall),

@@ -208,8 +208,7 @@ fn cri_handlers(config: &Config, found: &[Found]) -> Vec<Handler> {
         name: name.to_owned(),
         runtime_type: runtime_type(&found.shim),
         recursive_read_only: found.facts.recursive_read_only,
-        // Not before the image's layers can be id-mapped too.
-        user_namespaces: false,
+        user_namespaces: found.facts.id_mapped_mounts,
     };
     let default = found.iter().filter(|found| found.name == config.pods.default_handler);
     let default = default.map(|found| one("", found));
@@ -232,8 +231,7 @@ fn handler_statuses(config: &Config, found: &[Found]) -> Vec<HandlerStatus> {
         shim: found.shim.display().to_string(),
         runtime: found.runtime.display().to_string(),
         recursive_read_only_mounts: found.facts.recursive_read_only,
-        // Not before the image's layers can be id-mapped too.
-        user_namespaces: false,
+        user_namespaces: found.facts.id_mapped_mounts,
     };
     found.iter().map(one).collect()
 }

@@ -138,10 +138,13 @@ fn enough(mount: &Mount, on: SourcePropagation) -> Result<()> {
         (Propagation::Bidirectional, _) => "shared",
         (Propagation::HostToContainer, _) => "shared or slave",
     };
+    let is = if on == SourcePropagation::Slave { "slave" } else { "private" };
     let at = mount.container_path.display();
     failed(
         Kind::Invalid,
-        format!("mounts: the source of {at} is not on a {wanted} mount: `mount --make-rshared` it"),
+        format!(
+            "mounts: the source of {at} lies on a {is} mount, and must lie on one that is {wanted}: `mount --make-rshared` it"
+        ),
     )
 }
 

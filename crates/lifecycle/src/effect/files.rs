@@ -90,9 +90,16 @@ pub(super) async fn release(context: &Context) -> Result<()> {
     let (id, layout) = (&context.record.id, context.layout());
     let (directory, state) = (layout.sandbox_files(id), layout.sandbox_state(id));
     blocking(move || {
-        let shm = state.join("shm");
-        if shm.exists() {
-            mounts::unmount_all(&shm)?;
+        for name in ["shm", "layers"] {
+            let mounted = state.join(name);
+            if mounted.exists() {
+                mounts::unmount_all(&mounted)?;
+            }
+        }
+        // Never through a mount: what is below is then the image store itself.
+        if !berth_sys::mountinfo::Table::own()?.below(&state).is_empty() {
+            let text = format!("something is still mounted below {}", state.display());
+            return super::failed(berth_pod::Kind::Busy, text);
         }
         remove(&state)?;
         remove(&directory)
