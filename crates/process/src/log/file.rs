@@ -134,4 +134,35 @@ mod tests {
         log.write(b"three\n");
         assert_eq!(log.dropped(), 3);
     }
+
+    #[test]
+    fn a_line_cut_by_a_full_disk_is_completed_when_there_is_room() {
+        use berth_sys::mounts::{self, Flags, Propagation};
+        berth_sys::namespace::unshare(&[berth_sys::namespace::Namespace::Mount]).unwrap();
+        mounts::set_propagation("/", Propagation::Private, true).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        mounts::mount("tmpfs", dir.path(), "tmpfs", Flags::empty(), "size=64k").unwrap();
+        let ballast = dir.path().join("ballast");
+        std::fs::write(&ballast, vec![0; 32 * 1024]).unwrap();
+        let path = dir.path().join("0.log");
+        let mut log = LogFile::open(&path).unwrap();
+        let line = |n: usize| format!("{n:05} {}\n", "x".repeat(994));
+        for n in 0..50 {
+            log.write((line(n) + &line(n + 1000)).as_bytes());
+        }
+        let before = log.dropped();
+        assert!(before > 30, "{before}");
+        std::fs::remove_file(&ballast).unwrap();
+        log.write(line(2000).as_bytes());
+        log.write(line(2001).as_bytes());
+        assert_eq!(log.dropped(), before);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<_> = text.split_inclusive('\n').collect();
+        assert_eq!(lines.len() as u64 + before, 102);
+        let whole = |text: &&str| **text == line(text[..5].parse().unwrap());
+        assert!(lines.iter().all(whole), "no line is cut or mixed with another");
+        assert!(text.ends_with(&(line(2000) + &line(2001))));
+        drop(log);
+        mounts::unmount_all(dir.path()).unwrap();
+    }
 }

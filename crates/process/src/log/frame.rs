@@ -198,4 +198,53 @@ mod tests {
         let (text, _) = parsed(&framed(input, 3));
         assert_eq!(text, input);
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
+
+        /// Runs of one byte, lengths around the limit, newlines anywhere, reads of any size.
+        #[test]
+        fn no_byte_is_lost_or_moved(
+            runs in proptest::collection::vec((0_u8..4, 0_usize..LINE + 10), 0..12),
+            reads in proptest::collection::vec(1_usize..40_000, 1..8),
+        ) {
+            let mut input = Vec::new();
+            for (kind, length) in runs {
+                match kind {
+                    0 => input.extend(std::iter::repeat_n(b'\n', length % 7)),
+                    kind => input.extend(std::iter::repeat_n(b'a' + kind, length)),
+                }
+            }
+            let (mut framer, mut log, mut at) = (Framer::new(Stream::Stdout), Vec::new(), 0);
+            for size in reads.iter().cycle() {
+                let end = input.len().min(at + size);
+                log.append(&mut framed_rest(&mut framer, &input[at..end]));
+                at = end;
+                if at == input.len() {
+                    break;
+                }
+            }
+            framer.finish(UNIX_EPOCH, &mut log);
+            let (mut text, lines) = parsed(&log);
+            if !input.is_empty() && !input.ends_with(b"\n") {
+                proptest::prop_assert_eq!(text.pop(), Some(b'\n'));
+            }
+            proptest::prop_assert_eq!(text, input);
+            for (length, tag) in lines {
+                proptest::prop_assert!(length <= LINE);
+                proptest::prop_assert!(tag == 'F' || length == LINE, "cut before the limit");
+            }
+        }
+    }
+
+    fn framed_rest(framer: &mut Framer, mut chunk: &[u8]) -> Vec<u8> {
+        let mut all = Vec::new();
+        while !chunk.is_empty() {
+            let mut out = Vec::new();
+            let taken = framer.push(UNIX_EPOCH, chunk, &mut out);
+            chunk = &chunk[taken..];
+            all.extend(out);
+        }
+        all
+    }
 }
