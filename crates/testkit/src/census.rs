@@ -3,7 +3,7 @@
 //! It asks the kernel what there is, not the daemon what it holds, and looks at nothing by
 //! Berth's own names; so a thing that nobody thought of is found too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -200,28 +200,27 @@ impl Census {
         Ok(())
     }
 
-    /// What the daemon has open, without the connections of CRI clients.
+    /// What the daemon has open, without the connections of CRI clients. Several connections to
+    /// one peer count as one: how many a live shim has is the daemon's business.
     fn descriptors(&mut self, node: &Node, daemon: u32) -> Result<()> {
-        let sockets = fs::read_to_string(format!("/proc/{daemon}/net/unix"))?;
+        let sockets = Sockets::of(node)?;
         let clients = node.config().socket();
+        let mut peers = BTreeSet::new();
         for entry in fs::read_dir(format!("/proc/{daemon}/fd"))?.flatten() {
             let Ok(target) = fs::read_link(entry.path()) else { continue };
             let target = target.display().to_string();
-            let Some(inode) =
-                target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'))
-            else {
-                self.add("descriptor", &anonymous(&target));
-                continue;
-            };
-            let path = sockets.lines().find_map(|line| {
-                let mut words = line.split_whitespace().skip(6);
-                (words.next() == Some(inode)).then(|| words.next().unwrap_or("unnamed").to_owned())
-            });
-            match path {
-                Some(path) if path == clients => {}
-                Some(path) => self.add("descriptor", &format!("unix socket {path}")),
-                None => self.add("descriptor", "socket"),
+            let inode = target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
+            match inode.map(|inode| sockets.look_up(inode)) {
+                None => self.add("descriptor", &anonymous(&target)),
+                // Accepted connections carry the listener's path, which may have been renamed.
+                Some(Socket::Bound(path)) if path.starts_with(clients) => {}
+                Some(Socket::Bound(path)) => self.add("descriptor", &format!("socket {path}")),
+                Some(Socket::Connected(path)) => drop(peers.insert(path)),
+                Some(Socket::Other) => self.add("descriptor", "socket"),
             }
+        }
+        for peer in peers {
+            self.add("descriptor", &format!("connection to {peer}"));
         }
         Ok(())
     }
@@ -246,6 +245,45 @@ impl Census {
             }
         }
         Ok(())
+    }
+}
+
+/// A unix socket, as far as a census tells them apart.
+enum Socket {
+    /// Bound to a path, or accepted from one that is.
+    Bound(String),
+    /// Connected to a path.
+    Connected(String),
+    /// A pair, or no unix socket.
+    Other,
+}
+
+/// The unix sockets of a node's network: inode to path and peer, from ss(8).
+struct Sockets {
+    table: HashMap<String, (String, String)>,
+}
+
+impl Sockets {
+    fn of(node: &Node) -> Result<Self> {
+        let lines = node.run("ss", &["-xanH"])?;
+        let table = lines.lines().filter_map(|line| {
+            // u_str ESTAB 0 0 PATH INODE PEER-PATH PEER-INODE, a `*` where there is no path.
+            let mut words = line.split_whitespace().skip(4);
+            let (path, inode) = (words.next()?, words.next()?);
+            Some((inode.to_owned(), (path.to_owned(), words.nth(1)?.to_owned())))
+        });
+        Ok(Self { table: table.collect() })
+    }
+
+    fn look_up(&self, inode: &str) -> Socket {
+        match self.table.get(inode) {
+            Some((path, _)) if path != "*" => Socket::Bound(path.clone()),
+            Some((_, peer)) => match self.table.get(peer) {
+                Some((path, _)) if path != "*" => Socket::Connected(path.clone()),
+                _ => Socket::Other,
+            },
+            None => Socket::Other,
+        }
     }
 }
 

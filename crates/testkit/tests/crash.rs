@@ -137,6 +137,8 @@ async fn strike(bed: &mut Bed, call: Call, strike: Strike) -> Result<bool> {
 async fn matrix(bed: &mut Bed, calls: &[Call], step: usize) -> Result<()> {
     let (_, bystander) = bed.idle("bystander").await?;
     let untouched = bed.identity(&bystander).await?;
+    // A daemon that adopted the bystander is what every later one is compared with.
+    bed.crash().await?;
     bed.settle()?;
     for (call, floor) in FLOOR.into_iter().filter(|(call, _)| calls.contains(call)) {
         let points = count(bed, call).await?;

@@ -91,7 +91,6 @@ impl Layer {
     #[must_use]
     pub fn device(mut self, path: &str, major: u32, minor: u32) -> Self {
         let mut header = header(EntryType::Char, path, 0o666, self.owner.take());
-        // The two setters fail only for a header that is not ustar, and ours is.
         let _ = header.set_device_major(major);
         let _ = header.set_device_minor(minor);
         self.finish(header, &[])
@@ -174,6 +173,9 @@ fn header(kind: EntryType, path: &str, mode: u32, owner: Option<(u64, u64)>) -> 
     header.set_gid(gid);
     // A fixed time: the same files always make the same digest.
     header.set_mtime(1_700_000_000);
+    // As GNU tar does; the two setters fail only for a header that is not ustar, and ours is.
+    let _ = header.set_device_major(0);
+    let _ = header.set_device_minor(0);
     let name = &mut header.as_old_mut().name;
     let length = path.len().min(name.len());
     name[..length].copy_from_slice(&path.as_bytes()[..length]);

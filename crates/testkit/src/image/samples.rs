@@ -86,6 +86,7 @@ pub fn all() -> Result<Vec<Sample>> {
         Sample::new("busybox", &["latest"], plain()),
         Sample::new("web", &["latest"], web(&base)),
         Sample::new("layers", &["latest"], layers(&base)),
+        Sample::new("xattr", &["latest"], xattr(&base)),
         Sample::new("index", &["latest"], plain().published_as(ManifestKind::Index)),
         Sample::new("docker", &["latest"], plain().published_as(ManifestKind::Docker)),
         Sample::new("tags", &["1", "2", "3"], differs("tags")),
@@ -138,6 +139,15 @@ fn volume(base: &Packed) -> Image {
     Image::new(vec![base.clone(), data]).cmd(&["sh"]).with("Volumes", json!({"/data": {}}))
 }
 
+/// Extended attributes are bytes: capabilities hold zeros, and newlines.
+fn xattr(base: &Packed) -> Image {
+    let top = Layer::new()
+        .xattr("user.binary", b"a\nb\0c")
+        .file("xattr", 0o644, "x")
+        .pack(Compression::Gzip);
+    Image::new(vec![base.clone(), top]).cmd(&["sh"])
+}
+
 /// Three layers in three compressions that replace, hide, link and decorate one another.
 fn layers(base: &Packed) -> Image {
     let lower = Layer::new()
@@ -166,7 +176,6 @@ fn layers(base: &Packed) -> Image {
         .pack(Compression::Zstd);
     let top = Layer::new()
         .xattr("user.colour", b"blue")
-        .xattr("user.binary", b"a\nb\0c")
         .owned(1000, 50000)
         .file("t/xattr", 0o4755, "x")
         .symlink("t/symlink", "kept")

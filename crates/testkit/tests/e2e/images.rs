@@ -86,12 +86,25 @@ fn layers_replace_hide_link_and_decorate_as_they_say() -> Result<()> {
         assert_eq!(sees("readlink /t/symlink; cat /t/symlink").await?, "kept\nkept");
         assert_eq!(sees("stat -c '%F %t:%T' /t/null").await?, "character special file 1:3");
         assert_eq!(sees("stat -c %F /t/fifo").await?, "fifo");
-        let file = bed.node.path(&format!("/proc/{}/root/t/xattr", bed.pid(&id).await?));
-        for (name, value) in [("user.colour", &b"blue"[..]), ("user.binary", b"a\nb\0c")] {
-            let mut buffer = [0; 64];
-            let length = rustix::fs::getxattr(&file, name, &mut buffer[..])?;
-            assert_eq!(&buffer[..length], value, "{name}");
-        }
+        assert_eq!(xattr(bed, &id, "/t/xattr", "user.colour").await?, b"blue");
+        Ok(())
+    })
+}
+
+/// An extended attribute of a container's file.
+async fn xattr(bed: &Bed, id: &str, path: &str, name: &str) -> Result<Vec<u8>> {
+    let file = bed.node.path(&format!("/proc/{}/root{path}", bed.pid(id).await?));
+    let mut buffer = [0; 64];
+    let length = rustix::fs::getxattr(&file, name, &mut buffer[..])?;
+    Ok(buffer[..length].to_vec())
+}
+
+#[test]
+fn extended_attributes_keep_every_byte() -> Result<()> {
+    on_a_node_with(Config::default(), &["xattr"], async |bed| {
+        let pod = bed.cri.run(&bed.pod("xattr")).await?;
+        let id = bed.cri.launch(&pod, &Container::idle("a", &reference("xattr"))).await?;
+        assert_eq!(xattr(bed, &id, "/xattr", "user.binary").await?, b"a\nb\0c");
         Ok(())
     })
 }
