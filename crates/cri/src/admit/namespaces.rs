@@ -116,8 +116,9 @@ pub(super) fn mappings(field: &str, given: &[cri::IdMapping]) -> Result<Vec<IdMa
 
 fn check_user_with_others(field: &str, pod: &PodNamespaces, rules: &Rules) -> Result<(), Refusal> {
     if !rules.user_namespaces {
-        let advice = "this node's kernel or OCI runtime cannot do it: use mode NODE";
-        return Err(Refusal::new(field, &pod.user, advice));
+        let advice = "the pod's handler cannot do it on this node (its features in Status say so): \
+                      use mode NODE, which is hostUsers: true in a pod";
+        return Err(Refusal::new(format!("{field}.mode"), NamespaceMode::Pod, advice));
     }
     let node = match (&pod.pid, pod.ipc) {
         (PidMode::Node, _) => "PID",

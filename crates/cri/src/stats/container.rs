@@ -10,8 +10,7 @@ use crate::{Cri, describe};
 
 /// Reads a container's figures. One that is not running has attributes and a writable layer only.
 pub(crate) fn container_stats(cri: &Cri, container: &ContainerView) -> cri::ContainerStats {
-    let alive = matches!(container.state, ContainerState::Running | ContainerState::Unknown);
-    let cgroup = alive.then_some(container.cgroup.as_str());
+    let cgroup = is_alive(container).then_some(container.cgroup.as_str());
     let figures = Figures::read(&cri.parts.cgroups, cgroup);
     let id = container.id.as_str();
     let rate = figures
@@ -31,6 +30,11 @@ pub(crate) fn container_stats(cri: &Cri, container: &ContainerView) -> cri::Cont
         swap: figures.swap(),
         io: Some(figures.io()),
     }
+}
+
+/// Has it a cgroup to read?
+pub(super) fn is_alive(container: &ContainerView) -> bool {
+    matches!(container.state, ContainerState::Running | ContainerState::Unknown)
 }
 
 /// The figure is measured in the background; until then there is none.

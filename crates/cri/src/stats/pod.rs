@@ -6,7 +6,7 @@ use std::sync::Arc;
 use berth_lifecycle::PodView;
 use berth_proto::cri::v1 as cri;
 
-use super::container::container_stats;
+use super::container::{container_stats, is_alive};
 use super::figures::{Figures, number};
 use super::network::{self, Interface};
 use crate::{Cri, describe};
@@ -30,6 +30,8 @@ fn one(cri: &Cri, pod: &PodView, network: Option<Vec<Interface>>) -> cri::PodSan
         .cpu_time()
         .and_then(|time| cri.samples.rate(id, figures.at, time, Some(pod.created_at)));
     let spec = &pod.spec.spec;
+    // What does not run is no part of what the pod uses now.
+    let alive = pod.containers.iter().filter(|container| is_alive(container));
     cri::PodSandboxStats {
         attributes: Some(cri::PodSandboxAttributes {
             id: id.to_owned(),
@@ -42,7 +44,7 @@ fn one(cri: &Cri, pod: &PodView, network: Option<Vec<Interface>>) -> cri::PodSan
             memory: Some(figures.memory()),
             network: network.map(|interfaces| usage(figures.at, interfaces)),
             process: Some(figures.processes()),
-            containers: pod.containers.iter().map(|c| container_stats(cri, c)).collect(),
+            containers: alive.map(|container| container_stats(cri, container)).collect(),
             io: Some(figures.io()),
         }),
         windows: None,
