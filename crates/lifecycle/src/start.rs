@@ -48,8 +48,9 @@ pub(crate) async fn start(parts: Parts) -> Result<Arc<Shared>, Error> {
     furnish(settings, &parts.cgroups)?;
     let boot_id = berth_sys::small::boot_id().map_err(|e| Error::from(e.fail()))?;
     let path = settings.root_dir.join("pods.db");
+    let mirror = settings.state_dir.join("sandboxes");
     let (records, loaded) =
-        Records::open(&path).map_err(|why| Error::new(Kind::Broken, why.to_string()))?;
+        Records::open(&path, &mirror).map_err(|why| Error::new(Kind::Broken, why.to_string()))?;
     tell(&loaded);
     let shared = Arc::new(Shared::new(Made {
         settings: parts.settings,
@@ -111,7 +112,7 @@ async fn fence(settings: &Settings, cgroups: &Cgroups) -> Result<Vec<PathBuf>, E
 
 fn tell(loaded: &Loaded) {
     if let Some(aside) = &loaded.moved_aside {
-        tracing::error!(path = %aside.display(), "the record database was corrupt and has been moved aside");
+        tracing::error!(path = %aside.display(), "the record database was corrupt and has been moved aside; a new one holds what runs");
     }
     for (id, why) in &loaded.unreadable {
         tracing::error!(row = id, error = why, "a record could not be read and has been put aside");

@@ -10,6 +10,7 @@
 //! ```
 
 mod error;
+mod mirror;
 mod store;
 mod writer;
 

@@ -1,5 +1,6 @@
 //! Opening, loading and handing saves to the writer.
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +12,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::Error;
-use crate::writer::{self, Done, Op};
+use crate::mirror;
+use crate::writer::{self, Done, Op, Places};
 
 /// The format of the rows; a newer one is refused.
 const FORMAT: i64 = 1;
@@ -60,12 +62,16 @@ impl Drop for Creating {
 }
 
 impl Records {
-    /// Opens the database at `path`, making it when it is absent, and loads what it holds. A
-    /// corrupt file is moved aside to `<path>.corrupt-<n>`, and an empty one takes its place.
+    /// Opens the database at `path`, making it when it is absent, and loads what it holds.
+    ///
+    /// Every pod's record is also kept as `<mirror>/<id>/record.json`, in directories that somebody
+    /// else makes and removes, on a file system that a reboot empties. A corrupt database is moved
+    /// aside to `<path>.corrupt-<n>`, and a new one is filled from there: so pods that run now are
+    /// not forgotten with it.
     ///
     /// # Errors
     /// When the file cannot be opened or made.
-    pub fn open(path: &Path) -> Result<(Self, Loaded), Error> {
+    pub fn open(path: &Path, mirror: &Path) -> Result<(Self, Loaded), Error> {
         let (connection, loaded) = match open_and_load(path) {
             Ok(opened) => opened,
             Err(why) if is_corrupt(&why) => {
@@ -73,13 +79,16 @@ impl Records {
                 let (connection, mut loaded) =
                     open_and_load(path).map_err(|e| open_failed(path, &e))?;
                 loaded.moved_aside = Some(aside);
+                loaded.pods =
+                    mirror::read(mirror, &connection).map_err(|e| open_failed(path, &e))?;
                 (connection, loaded)
             }
             Err(why) => return Err(open_failed(path, &why)),
         };
         let creating = Arc::new(AtomicUsize::new(0));
         let (queue, ops) = mpsc::channel();
-        let writer = writer::start(path.to_owned(), connection, ops, Arc::clone(&creating))
+        let places = Places { database: path.to_owned(), mirror: mirror.to_owned() };
+        let writer = writer::start(places, connection, ops, Arc::clone(&creating))
             .map_err(|why| Error::Open { path: path.to_owned(), why: why.to_string() })?;
         Ok((Self { queue: Some(queue), creating, writer: Some(writer) }, loaded))
     }
@@ -177,6 +186,9 @@ fn move_aside(path: &Path) -> Result<PathBuf, Error> {
 
 /// Opens a connection with the settings that every connection here has.
 pub(crate) fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
+    // Records hold the environment of containers: nobody else reads them. SQLite gives the log and
+    // the index the database's own mode.
+    let _ = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
     let connection = Connection::open(path)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.execute_batch(

@@ -8,10 +8,17 @@ use std::time::Duration;
 use rusqlite::{Connection, params};
 
 use crate::Error;
+use crate::mirror;
 use crate::store::{LeftoverId, connect};
 
 /// Told once an operation is committed, or cannot be.
 pub(crate) type Done = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
+/// Where the writer writes.
+pub(crate) struct Places {
+    pub(crate) database: PathBuf,
+    pub(crate) mirror: PathBuf,
+}
 
 /// What the writer is given.
 pub(crate) enum Op {
@@ -29,30 +36,31 @@ const STACK: usize = 256 << 10;
 
 /// Starts both threads. The writer ends when its queue does, after its last commit.
 pub(crate) fn start(
-    path: PathBuf,
+    places: Places,
     connection: Connection,
     ops: mpsc::Receiver<Op>,
     creating: Arc<AtomicUsize>,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
     let (grown, checkpoints) = mpsc::sync_channel(1);
-    let of = path.clone();
+    let of = places.database.clone();
     let checkpointer = std::thread::Builder::new()
         .name("records-ckpt".into())
         .stack_size(STACK)
         .spawn(move || checkpoint(&of, &checkpoints, &creating))?;
     std::thread::Builder::new().name("records".into()).stack_size(STACK).spawn(move || {
-        write(&path, &connection, &ops, &grown);
+        write(&places, &connection, &ops, &grown);
         drop(grown);
         let _ = checkpointer.join();
     })
 }
 
 fn write(
-    path: &Path,
+    places: &Places,
     connection: &Connection,
     ops: &mpsc::Receiver<Op>,
     grown: &mpsc::SyncSender<()>,
 ) {
+    let path = &places.database;
     let log = {
         let mut name = path.as_os_str().to_owned();
         name.push("-wal");
@@ -63,8 +71,13 @@ fn write(
         group.extend(ops.try_iter().take(GROUP - 1));
         let result = commit(connection, &group).map_err(|why| failed(path, &why));
         for op in group {
-            let (Op::Save { done, .. } | Op::Forget { done, .. } | Op::Settle { done, .. }) = op;
-            done(result.clone());
+            match op {
+                Op::Save { id, record, done, .. } => {
+                    done(result.clone());
+                    mirror::write(&places.mirror, &id, &record);
+                }
+                Op::Forget { done, .. } | Op::Settle { done, .. } => done(result.clone()),
+            }
         }
         if std::fs::metadata(&log).is_ok_and(|m| m.len() > CHECKPOINT_ABOVE) {
             let _ = grown.try_send(());

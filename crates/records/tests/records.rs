@@ -70,7 +70,7 @@ fn as_if_killed(path: &Path, to: &Path) -> PathBuf {
 fn what_was_saved_is_there_after_the_daemon_was_killed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("pods.db");
-    let (records, loaded) = Records::open(&path).unwrap();
+    let (records, loaded) = Records::open(&path, path.parent().unwrap()).unwrap();
     assert!(loaded.pods.is_empty());
     let mut record = pod(1);
     save(&records, &record, &[]).unwrap();
@@ -82,7 +82,7 @@ fn what_was_saved_is_there_after_the_daemon_was_killed() {
 
     let other = tempfile::tempdir().unwrap();
     let copy = as_if_killed(&path, other.path());
-    let (_again, loaded) = Records::open(&copy).unwrap();
+    let (_again, loaded) = Records::open(&copy, copy.parent().unwrap()).unwrap();
     assert_eq!(loaded.pods, [record], "the last save, and nothing of what was forgotten");
 }
 
@@ -100,15 +100,28 @@ fn leftovers_are_saved_with_the_record_and_go_when_they_are_settled() {
         boot_id: "boot".into(),
         record: Arc::new(record.clone()),
     };
-    let (records, _) = Records::open(&path).unwrap();
+    let (records, _) = Records::open(&path, path.parent().unwrap()).unwrap();
     save(&records, &record, std::slice::from_ref(&leftover)).unwrap();
     drop(records);
-    let (records, loaded) = Records::open(&path).unwrap();
+    let (records, loaded) = Records::open(&path, path.parent().unwrap()).unwrap();
     let [(row, saved)] = loaded.leftovers.as_slice() else { panic!("{:?}", loaded.leftovers) };
     assert_eq!(*saved, leftover);
     records.settle(*row);
     drop(records);
-    assert!(Records::open(&path).unwrap().1.leftovers.is_empty());
+    assert!(Records::open(&path, path.parent().unwrap()).unwrap().1.leftovers.is_empty());
+}
+
+#[test]
+fn nobody_else_reads_the_records() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pods.db");
+    let (records, _) = Records::open(&path, dir.path()).unwrap();
+    save(&records, &pod(1), &[]).unwrap();
+    for name in ["pods.db", "pods.db-wal", "pods.db-shm"] {
+        let mode = std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}: a record holds the environment of containers");
+    }
 }
 
 #[test]
@@ -116,23 +129,43 @@ fn a_corrupt_database_is_moved_aside_and_kept() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("pods.db");
     std::fs::write(&path, b"this is no database, but it was somebody's").unwrap();
-    let (records, loaded) = Records::open(&path).unwrap();
+    let (records, loaded) = Records::open(&path, path.parent().unwrap()).unwrap();
     let aside = loaded.moved_aside.expect("it is told where the old one is");
     assert_eq!(std::fs::read(aside).unwrap(), b"this is no database, but it was somebody's");
     save(&records, &pod(1), &[]).unwrap();
 }
 
 #[test]
+fn a_lost_database_is_filled_again_from_the_copies_beside_the_pods() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, mirror) = (dir.path().join("pods.db"), dir.path().join("sandboxes"));
+    let (kept, gone) = (pod(1), pod(2));
+    std::fs::create_dir_all(mirror.join(kept.id.as_str())).unwrap();
+    let (records, _) = Records::open(&path, &mirror).unwrap();
+    save(&records, &kept, &[]).unwrap();
+    save(&records, &gone, &[]).unwrap();
+    drop(records);
+    std::fs::write(&path, b"no database any more").unwrap();
+    std::fs::remove_file(dir.path().join("pods.db-wal")).unwrap(); // it alone would mend it
+    let (records, loaded) = Records::open(&path, &mirror).unwrap();
+    assert!(loaded.moved_aside.is_some());
+    assert_eq!(loaded.pods, [kept.clone()], "the pod whose directory is there");
+    drop(records);
+    let (_records, loaded) = Records::open(&path, &mirror).unwrap();
+    assert_eq!(loaded.pods, [kept], "and it is in the new database");
+}
+
+#[test]
 fn one_row_that_cannot_be_read_does_not_hide_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("pods.db");
-    let (records, _) = Records::open(&path).unwrap();
+    let (records, _) = Records::open(&path, path.parent().unwrap()).unwrap();
     save(&records, &pod(1), &[]).unwrap();
     drop(records);
     let raw = rusqlite::Connection::open(&path).unwrap();
     raw.execute("INSERT INTO pods VALUES ('x', '{\"half\":')", []).unwrap();
     drop(raw);
-    let (_records, loaded) = Records::open(&path).unwrap();
+    let (_records, loaded) = Records::open(&path, path.parent().unwrap()).unwrap();
     assert_eq!(loaded.pods.len(), 1);
     assert_eq!(loaded.unreadable.len(), 1);
     assert_eq!(loaded.unreadable[0].0, "x");
@@ -142,7 +175,7 @@ fn one_row_that_cannot_be_read_does_not_hide_the_others() {
 fn many_saves_at_once_are_all_committed_and_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("pods.db");
-    let (records, _) = Records::open(&path).unwrap();
+    let (records, _) = Records::open(&path, path.parent().unwrap()).unwrap();
     let (tell, told) = mpsc::channel();
     for round in 0..50 {
         for n in 0..20 {
@@ -156,7 +189,7 @@ fn many_saves_at_once_are_all_committed_and_in_order() {
     drop(tell);
     drop(records);
     assert_eq!(told.iter().filter(|ok| *ok).count(), 1000);
-    let (_records, loaded) = Records::open(&path).unwrap();
+    let (_records, loaded) = Records::open(&path, path.parent().unwrap()).unwrap();
     assert_eq!(loaded.pods.len(), 20);
     assert!(loaded.pods.iter().all(|p| p.created_at == 49), "the last save of each wins");
 }
@@ -165,7 +198,7 @@ fn many_saves_at_once_are_all_committed_and_in_order() {
 fn a_database_that_takes_nothing_is_said_so_and_the_next_save_works() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("pods.db");
-    let (records, _) = Records::open(&path).unwrap();
+    let (records, _) = Records::open(&path, path.parent().unwrap()).unwrap();
     save(&records, &pod(1), &[]).unwrap();
     let other = pod(2);
     let raw = rusqlite::Connection::open(&path).unwrap();

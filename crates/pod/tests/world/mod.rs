@@ -41,6 +41,7 @@ struct Moment {
     pending: Option<(u64, PodRecord, usize)>,
     leftovers: BTreeSet<String>,
     exists: BTreeSet<Subject>,
+    terminated: BTreeSet<Subject>,
     alive: bool,
     jobs: BTreeMap<Subject, (Verb, bool)>,
     wake: Option<i64>,
@@ -178,6 +179,7 @@ impl Moment {
             pending: None,
             leftovers: BTreeSet::new(),
             exists: BTreeSet::new(),
+            terminated: BTreeSet::new(),
             alive: false,
             jobs: BTreeMap::new(),
             wake: None,
@@ -362,6 +364,10 @@ impl Moment {
     /// A job starts: what it needs must exist, and nothing that needs what it releases.
     fn start(&mut self, job: Job) {
         assert!(!self.jobs.contains_key(&job.subject), "two jobs on {:?}", job.subject);
+        if job.verb == Verb::Terminate {
+            let first = self.terminated.insert(job.subject.clone());
+            assert!(first || self.amnesia, "the stop signal is sent to {:?} again", job.subject);
+        }
         let saved = self.saved.as_ref();
         if self.amnesia {
             self.jobs.insert(job.subject, (job.verb, false));
