@@ -147,6 +147,26 @@ mod tests {
         }
     }
 
+    /// Each of these stands for something that goes wrong without it.
+    #[test]
+    fn what_must_not_be_turned_round() {
+        use ContainerHolding as C;
+        use PodHolding as P;
+        let pod = |holding: P, need| assert!(holding.needs().contains(&need), "{holding:?}");
+        pod(P::Network, P::Namespaces); // DEL without a netns leaves masquerade rules
+        pod(P::Sandbox, P::Network); // StartSandbox finds the network as it will be
+        pod(P::Sandbox, P::Files);
+        pod(P::Sandbox, P::Shim);
+        pod(P::Shim, P::Cgroup);
+        assert!(!P::Shim.needs().contains(&P::Network), "it starts while CNI runs");
+        let container = |holding: C, need| assert!(holding.needs().contains(&need), "{holding:?}");
+        container(C::Rootfs, C::Image); // the layers below a mounted overlay stay whole
+        container(C::Task, C::Bundle);
+        container(C::Task, C::Cgroup); // what to kill in is saved before there is anybody to kill
+        assert_eq!(C::Task.ends(), Ends::AtExit);
+        assert_eq!(P::Network.ends(), Ends::AtStop);
+    }
+
     #[test]
     fn the_tables_are_in_order_of_acquisition_and_nothing_outlives_what_it_needs() {
         each_need_comes_earlier::<PodHolding>();

@@ -149,7 +149,7 @@ fn a_lost_database_is_filled_again_from_the_copies_beside_the_pods() {
     std::fs::remove_file(dir.path().join("pods.db-wal")).unwrap(); // it alone would mend it
     let (records, loaded) = Records::open(&path, &mirror).unwrap();
     assert!(loaded.moved_aside.is_some());
-    assert_eq!(loaded.pods, [kept.clone()], "the pod whose directory is there");
+    assert_eq!(loaded.pods, std::slice::from_ref(&kept), "the pod whose directory is there");
     drop(records);
     let (_records, loaded) = Records::open(&path, &mirror).unwrap();
     assert_eq!(loaded.pods, [kept], "and it is in the new database");
