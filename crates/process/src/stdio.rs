@@ -231,7 +231,11 @@ impl Stdio {
             Output::Log(path) => {
                 self.waiting.push((duplicate(&terminal)?, Stream::Stdout, path.clone()));
             }
-            Output::File(path) => self.copy(&terminal, append_to(path)?)?,
+            // No event tells when a file can be written, so no pump can wait for it.
+            Output::File(_) => {
+                let message = "a terminal cannot be written to file://; use a fifo or berth-log://";
+                return Err(Error::Unimplemented(message.to_owned()));
+            }
             Output::Fifo(path) => {
                 let write = self.fifo(path, owner).await?;
                 self.copy(&terminal, write)?;

@@ -121,6 +121,11 @@ impl Tasks {
         lock(&self.containers).is_empty()
     }
 
+    /// Whether a container is being made at this moment: nobody can kill it yet.
+    pub fn making(&self) -> bool {
+        lock(&self.containers).values().any(|slot| matches!(slot, Slot::Making(_)))
+    }
+
     /// The ids of all containers.
     pub fn ids(&self) -> Vec<String> {
         lock(&self.containers).keys().cloned().collect()

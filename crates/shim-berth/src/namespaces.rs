@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use berth_shim::process::pause::{self, Pause, PauseRequest};
@@ -17,6 +18,8 @@ use tokio::sync::watch;
 
 /// How long the containers of a sandbox that is stopped may take to die.
 const DEATH: Duration = Duration::from_secs(8);
+/// Between two looks at whether a container has been made meanwhile.
+const MAKING: Duration = Duration::from_millis(10);
 /// The program of the pause, beside our own or on PATH.
 const HELPER: &str = "berth-helper";
 /// SIGKILL.
@@ -37,6 +40,7 @@ impl RuntimeFactory for Factory {
             reaper,
             cgroups,
             sandbox: watch::Sender::new(Sandbox::Absent),
+            stopping: AtomicBool::new(false),
             starting: tokio::sync::Mutex::new(()),
         }))
     }
@@ -62,6 +66,8 @@ struct Namespaces {
     cgroups: Cgroups,
     tasks: Tasks,
     sandbox: watch::Sender<Sandbox>,
+    /// Set when the sandbox is told to stop: nothing begins in it any more.
+    stopping: AtomicBool,
     /// One start or stop of the sandbox at a time.
     starting: tokio::sync::Mutex<()>,
 }
@@ -106,8 +112,23 @@ impl Namespaces {
         });
     }
 
+    fn refuse_if_stopping(&self, attempted: &'static str) -> Result<()> {
+        match self.stopping.load(Ordering::Relaxed) {
+            true => Err(self.wrong(attempted, "the sandbox is being stopped or has ended")),
+            false => Ok(()),
+        }
+    }
+
     /// Kills what still runs and sees it gone.
     async fn end_containers(&self) -> Result<()> {
+        let end = tokio::time::Instant::now() + DEATH;
+        while self.tasks.making() && tokio::time::Instant::now() < end {
+            tokio::time::sleep(MAKING).await;
+        }
+        if self.tasks.making() {
+            let (what, id) = ("wait for a container that is being created in", &self.context.id);
+            return Err(Error::TimedOut { what, id: id.clone(), limit: DEATH });
+        }
         let targets: Vec<Target> = self
             .tasks
             .ids()
@@ -116,7 +137,7 @@ impl Namespaces {
             .collect();
         for target in &targets {
             match self.tasks.kill(target, KILL, true).await {
-                // It has ended, or is not made yet: then its making fails or is met below.
+                // It has ended.
                 Ok(()) | Err(Error::NotFound { .. } | Error::WrongState { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -166,6 +187,7 @@ fn helper() -> Result<PathBuf> {
 #[async_trait]
 impl Runtime for Namespaces {
     async fn create(&self, request: ContainerRequest, options: TaskOptions) -> Result<u32> {
+        self.refuse_if_stopping("create a container in")?;
         let TaskOptions { binary, root, systemd_cgroup } = options;
         let state = &self.context.state;
         let options = RuntimeOptions::resolve(&binary, &root, systemd_cgroup, state)?;
@@ -173,6 +195,7 @@ impl Runtime for Namespaces {
     }
 
     async fn start(&self, target: &Target) -> Result<u32> {
+        self.refuse_if_stopping("start a process in")?;
         self.tasks.start(target).await
     }
 
@@ -271,6 +294,7 @@ impl Runtime for Namespaces {
 
     async fn start_sandbox(&self) -> Result<SandboxFacts> {
         let _one = self.starting.lock().await;
+        self.refuse_if_stopping("start")?;
         match self.now() {
             Sandbox::Absent => Err(self.absent()),
             Sandbox::Ended { .. } => Err(self.wrong("start", "it has ended")),
@@ -287,6 +311,7 @@ impl Runtime for Namespaces {
     }
 
     async fn stop_sandbox(&self) -> Result<()> {
+        self.stopping.store(true, Ordering::Relaxed);
         let _one = self.starting.lock().await;
         self.end_containers().await?;
         if let Sandbox::Ready { pause: Some(pause), .. } = self.now() {

@@ -45,6 +45,8 @@ async fn one_shim_serves_all_containers_of_a_pod_in_both_generations() {
     assert_eq!(pod.start_again("c", &pod.bundle("c")).unwrap(), pod.address);
     assert_eq!(pod.start_again(&pod.id, &pod.bundle(&pod.id)).unwrap(), pod.address);
     assert_eq!(pod.shim_pid().await, shim);
+    let stat = berth_sys::Pid::from_raw(shim.cast_signed()).map(berth_sys::process::stat);
+    assert_eq!(stat.unwrap().unwrap().session, shim.cast_signed(), "nobody's terminal ends it");
     container.run().await;
     let old = task_v2_ttrpc::TaskClient::new(connect(&pod.address).await);
     let request = StateRequest { id: "c".into(), ..Default::default() };
@@ -94,6 +96,7 @@ async fn a_sandbox_that_needs_no_process_has_none() {
     assert_eq!(pod.sandbox.wait_sandbox(soon(), &wait).await.unwrap().exit_status, 0);
     assert!(!ready(&pod).await);
     assert_eq!(pod.wait("c").await, 137, "a stopped sandbox has no living container");
+    assert_eq!(code(pod.container("d", "true").create().await), Code::FAILED_PRECONDITION);
     pod.delete("c", "").await.unwrap();
     pod.sandbox.shutdown_sandbox(soon(), &ShutdownSandboxRequest::default()).await.unwrap();
     until("the shim has gone", || gone(&pod)).await;
@@ -365,4 +368,24 @@ async fn start_answers_in_the_form_that_its_caller_knows() {
     assert_eq!(json, json!({"version": 3, "address": pod.address, "protocol": "ttrpc"}));
     let json: serde_json::Value = serde_json::from_slice(&answer(&pod, b"", Some("2"))).unwrap();
     assert_eq!(json["version"], 2);
+}
+
+#[tokio::test]
+async fn a_container_that_is_made_while_the_sandbox_stops_does_not_outlive_it() {
+    for runtime in RUNTIMES {
+        let pod = Pod::start(runtime).await;
+        start_sandbox(&pod).await;
+        let container = pod.container("c", "sleep 1000");
+        container.write_bundle();
+        let request = StopSandboxRequest::default();
+        let (created, stopped) =
+            tokio::join!(container.create(), pod.sandbox.stop_sandbox(soon(), &request));
+        stopped.unwrap();
+        assert!(pod.processes("c").is_empty());
+        if created.is_ok() {
+            assert_eq!(pod.wait("c").await, 137);
+            assert_eq!(code(pod.start_process("c", "").await), Code::FAILED_PRECONDITION);
+            pod.delete("c", "").await.unwrap();
+        }
+    }
 }
