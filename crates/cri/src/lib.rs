@@ -64,7 +64,7 @@ impl Cri {
         admit::Rules {
             systemd_cgroups: self.parts.systemd_cgroups,
             recursive_read_only: known.is_some_and(|known| known.recursive_read_only),
-            user_namespaces: known.is_some_and(|known| known.user_namespaces),
+            user_namespaces: self.parts.user_namespaces,
         }
     }
 

@@ -16,6 +16,8 @@ pub struct Parts {
     pub cgroups: Cgroups,
     /// The cgroup driver is systemd.
     pub systemd_cgroups: bool,
+    /// Pods may have a user namespace of their own: the kernel id-maps the layers of images.
+    pub user_namespaces: bool,
     /// The configured handlers; "" is the default one.
     pub handlers: Vec<Handler>,
     /// Berth's version.
@@ -45,7 +47,7 @@ pub struct Handler {
     pub runtime_type: String,
     /// It can make mounts read-only with all below them.
     pub recursive_read_only: bool,
-    /// It can give pods user namespaces.
+    /// It id-maps volumes as well, without which the kubelet gives no pod a user namespace.
     pub user_namespaces: bool,
 }
 

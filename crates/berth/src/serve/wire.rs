@@ -25,6 +25,9 @@ use crate::node_service::{HandlerStatus, NodeService};
 /// Where every tool looks for network namespaces with a name.
 const NETNS_DIR: &str = "/run/netns";
 
+/// The first kernel whose overlays take id-mapped layers.
+const ID_MAPPED_LAYERS: (u32, u32) = (5, 19);
+
 /// How long a mount's source may take to answer, and the helper to make namespaces.
 const HELPER_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -53,6 +56,7 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
     let cgroups = Cgroups::detect()?;
     let jobs = jobs::enter_files(&cgroups, &config.cgroup_parent)?;
     let facts = facts::node(config, &cgroups)?;
+    let user_namespaces = facts.kernel >= ID_MAPPED_LAYERS;
     let handlers = handlers(config).await?;
     let images = Store::open(image_options(config)).await.context("cannot open the image store")?;
     let network = Arc::new(Network::new(network_settings(config, jobs)));
@@ -75,6 +79,7 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
         images: images.clone(),
         cgroups,
         systemd_cgroups: false,
+        user_namespaces,
         handlers: cri_handlers(config, &handlers),
         version: env!("CARGO_PKG_VERSION"),
         config: verbose_config(config),

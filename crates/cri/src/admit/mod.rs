@@ -29,7 +29,7 @@ pub struct Rules {
     pub systemd_cgroups: bool,
     /// The kernel and the OCI runtime can make a mount read-only with all that is below it.
     pub recursive_read_only: bool,
-    /// They can give a pod a user namespace.
+    /// A pod can be given a user namespace.
     pub user_namespaces: bool,
 }
 

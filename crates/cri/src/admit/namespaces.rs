@@ -116,8 +116,8 @@ pub(super) fn mappings(field: &str, given: &[cri::IdMapping]) -> Result<Vec<IdMa
 
 fn check_user_with_others(field: &str, pod: &PodNamespaces, rules: &Rules) -> Result<(), Refusal> {
     if !rules.user_namespaces {
-        let advice = "the pod's handler cannot do it on this node (its features in Status say so): \
-                      use mode NODE, which is hostUsers: true in a pod";
+        let advice = "the node's kernel cannot id-map the layers of images (Linux 5.19): use mode \
+                      NODE, which is hostUsers: true in a pod";
         return Err(Refusal::new(format!("{field}.mode"), NamespaceMode::Pod, advice));
     }
     let node = match (&pod.pid, pod.ipc) {
