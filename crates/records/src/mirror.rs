@@ -17,6 +17,14 @@ pub(crate) fn write(mirror: &Path, id: &str, record: &[u8]) {
     }
 }
 
+/// Removes the copy, and the pod's directory if nothing else is left in it. This comes before the
+/// row goes: a daemon that dies in between finds the row, and does both again.
+pub(crate) fn remove(mirror: &Path, id: &str) {
+    let directory = mirror.join(id);
+    let _ = std::fs::remove_file(directory.join(NAME));
+    let _ = std::fs::remove_dir(&directory);
+}
+
 /// Fills a new database from the copies. What is no record is left where it is.
 pub(crate) fn read(
     mirror: &Path,

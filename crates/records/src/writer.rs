@@ -69,6 +69,11 @@ fn write(
     while let Ok(first) = ops.recv() {
         let mut group = vec![first];
         group.extend(ops.try_iter().take(GROUP - 1));
+        for op in &group {
+            if let Op::Forget { id, .. } = op {
+                mirror::remove(&places.mirror, id);
+            }
+        }
         let result = commit(connection, &group).map_err(|why| failed(path, &why));
         for op in group {
             match op {

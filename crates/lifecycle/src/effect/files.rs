@@ -95,13 +95,15 @@ pub(super) async fn release(context: &Context) -> Result<()> {
             if mounted.exists() {
                 mounts::unmount_all(&mounted)?;
             }
+            // Never through a mount: what is below is then the image store itself.
+            if !berth_sys::mountinfo::Table::own()?.below(&mounted).is_empty() {
+                let text = format!("something is still mounted below {}", mounted.display());
+                return super::failed(berth_pod::Kind::Busy, text);
+            }
+            remove(&mounted)?;
         }
-        // Never through a mount: what is below is then the image store itself.
-        if !berth_sys::mountinfo::Table::own()?.below(&state).is_empty() {
-            let text = format!("something is still mounted below {}", state.display());
-            return super::failed(berth_pod::Kind::Busy, text);
-        }
-        remove(&state)?;
+        // It may hold pinned namespaces still: whoever empties it removes it.
+        let _ = std::fs::remove_dir(&state);
         remove(&directory)
     })
     .await
