@@ -143,18 +143,29 @@ async fn a_shared_pid_namespace_has_a_pause_whose_death_is_the_sandboxes() {
 #[tokio::test]
 async fn a_pause_lives_in_the_pods_user_namespace_as_its_root() {
     use std::os::unix::fs::MetadataExt;
-    let user = pinned_user_namespace();
-    let pod = Pod::start_with(
-        "crun",
-        json!({"linux": {"namespaces": [{"type": "pid"}, {"type": "user", "path": user.path()}]}}),
-    )
-    .await;
-    helper(&pod);
-    let pause = start_sandbox(&pod).await.pid;
-    assert!(berth_sys::namespace::same(user.path(), format!("/proc/{pause}/ns/user")).unwrap());
-    assert_eq!(std::fs::metadata(format!("/proc/{pause}/stat")).unwrap().uid(), 100_000);
-    pod.sandbox.stop_sandbox(soon(), &StopSandboxRequest::default()).await.unwrap();
-    assert!(!pod.bundle(&pod.id).join("pidns").exists());
+    for runtime in RUNTIMES {
+        let user = pinned_user_namespace();
+        let joined = json!({"type": "user", "path": user.path()});
+        let sandbox = json!({"linux": {"namespaces": [{"type": "pid"}, joined]}});
+        let pod = Pod::start_with(runtime, sandbox).await;
+        helper(&pod);
+        // The pod's root must reach its root file system.
+        std::fs::set_permissions(pod.dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let pause = start_sandbox(&pod).await.pid;
+        assert!(berth_sys::namespace::same(user.path(), format!("/proc/{pause}/ns/user")).unwrap());
+        assert_eq!(std::fs::metadata(format!("/proc/{pause}/stat")).unwrap().uid(), 100_000);
+        let pin = pod.bundle(&pod.id).join("pidns");
+        let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+        let spec = json!({"linux": {
+            "namespaces": [joined, {"type": "pid", "path": pin}, {"type": "mount"}, {"type": "ipc"}],
+            "uidMappings": map, "gidMappings": map,
+        }});
+        pod.container("c", "id -u; [ $$ != 1 ] && kill -0 1 && echo seen").with(spec).run().await;
+        assert_eq!(pod.wait("c").await, 0);
+        assert_eq!(pod.lines("c", "stdout"), ["0", "seen"], "{:?}", pod.lines("c", "stderr"));
+        pod.sandbox.stop_sandbox(soon(), &StopSandboxRequest::default()).await.unwrap();
+        assert!(!pin.exists());
+    }
 }
 
 /// A user namespace, held by a process of its own.
