@@ -17,7 +17,7 @@ use crate::bundle::{Config, Traces};
 use crate::console::Console;
 use crate::error::{Error, Result};
 use crate::exec::{Exec, ExecRequest};
-use crate::place::Place;
+use crate::place::{Place, Rest};
 use crate::process::{Ended, Life, Phase, Program, signal};
 use crate::pump::{Buffers, lock};
 use crate::reaper::Watched;
@@ -350,10 +350,10 @@ impl Container {
         if self.life.ended().is_some() {
             return Err(Error::state("update", self.id(), "it has ended"));
         }
-        let place = self.place.as_ref();
-        self.shared.runtime.update(self.id(), self.bundle(), resources).await?;
-        match place {
-            Some(place) => place.apply_rest(resources),
+        let (resources, rest) = Rest::split(resources)?;
+        self.shared.runtime.update(self.id(), self.bundle(), &resources).await?;
+        match &self.place {
+            Some(place) => place.apply(rest),
             None => Ok(()),
         }
     }

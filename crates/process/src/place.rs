@@ -127,10 +127,18 @@ impl Place {
         self.cgroup.oom_kills().unwrap_or(0)
     }
 
-    /// Applies what `runtime update` has no words for: huge pages and unified.
-    pub(crate) fn apply_rest(&self, resources: &[u8]) -> Result<()> {
-        let rest: Rest = serde_json::from_slice(resources)
-            .map_err(|source| Error::Json { what: "resources".to_owned(), source })?;
+    /// Applies the shim's own part of an update. The kubelet names a limit for every size of huge
+    /// pages of the machine: where the kernel keeps none there is none to set.
+    pub(crate) fn apply(&self, mut rest: Rest) -> Result<()> {
+        let directory = self.cgroup.directory(Controller::Hugetlb);
+        let kept = |size: &str| {
+            let file = match self.version {
+                Version::V1 => format!("hugetlb.{size}.limit_in_bytes"),
+                Version::V2 => format!("hugetlb.{size}.max"),
+            };
+            directory.as_ref().is_some_and(|directory| directory.join(file).exists())
+        };
+        rest.hugepage_limits.retain(|page| kept(&page.page_size));
         if rest.hugepage_limits.is_empty() && rest.unified.is_empty() {
             return Ok(());
         }
@@ -244,10 +252,11 @@ impl SubPlace {
     }
 }
 
-/// The parts of `linux.resources` that the shim applies itself.
+/// The parts of `linux.resources` that the shim applies itself: runc's `update` knows neither, and
+/// crun's fails where there is no hugetlb controller.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Rest {
+pub(crate) struct Rest {
     hugepage_limits: Vec<Hugepage>,
     unified: std::collections::BTreeMap<String, String>,
 }
@@ -260,6 +269,16 @@ struct Hugepage {
 }
 
 impl Rest {
+    /// Takes resources apart: what the runtime is to apply, as JSON, and the rest.
+    pub(crate) fn split(resources: &[u8]) -> Result<(Vec<u8>, Self)> {
+        let json = |source| Error::Json { what: "resources".to_owned(), source };
+        let rest = serde_json::from_slice(resources).map_err(json)?;
+        let mut all: serde_json::Map<_, _> = serde_json::from_slice(resources).map_err(json)?;
+        all.remove("hugepageLimits");
+        all.remove("unified");
+        Ok((serde_json::to_vec(&all).map_err(json)?, rest))
+    }
+
     fn resources(self) -> Resources {
         let page = |page: Hugepage| HugepageLimit { page_size: page.page_size, limit: page.limit };
         Resources {

@@ -31,28 +31,51 @@ async fn running_out_of_memory_is_told() {
     }
 }
 
+async fn update(pod: &Pod, resources: serde_json::Value) -> ttrpc::Result<()> {
+    let request = UpdateTaskRequest {
+        id: "c".into(),
+        resources: MessageField::some(Any {
+            type_url: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources".into(),
+            value: resources.to_string().into_bytes(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    pod.task.update(soon(), &request).await.map(|_| ())
+}
+
 #[tokio::test]
 async fn an_update_changes_the_limits() {
+    use berth_cgroup::Controller::{Cpu, Cpuset, Memory, Pids};
     for runtime in RUNTIMES {
         let pod = Pod::start(runtime).await;
-        pod.container("c", "sleep 1000").run().await;
-        let wanted = json!({"memory": {"limit": LIMIT}, "cpu": {"shares": 512}});
-        let request = UpdateTaskRequest {
-            id: "c".into(),
-            resources: MessageField::some(Any {
-                type_url: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources".into(),
-                value: wanted.to_string().into_bytes(),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        pod.task.update(soon(), &request).await.unwrap();
+        let limit = json!({"linux": {"resources": {"memory": {"limit": LIMIT, "swap": LIMIT}}}});
+        pod.container("c", "sleep 1000").with(limit).run().await;
         let cgroup = pod.cgroup.child("pod").unwrap().child("c").unwrap();
-        let memory = cgroup.directory(berth_cgroup::Controller::Memory).unwrap();
-        let text = std::fs::read_to_string(memory.join("memory.limit_in_bytes")).unwrap();
-        assert_eq!(text.trim(), LIMIT.to_string());
-        let cpu = cgroup.directory(berth_cgroup::Controller::Cpu).unwrap();
-        assert_eq!(std::fs::read_to_string(cpu.join("cpu.shares")).unwrap().trim(), "512");
+        let read = |controller, name: &str| {
+            let directory = cgroup.directory(controller).unwrap();
+            std::fs::read_to_string(directory.join(name)).unwrap().trim().to_owned()
+        };
+        // Up, where memory and swap together must go first, and down, where they must go last.
+        for limit in [LIMIT * 2, LIMIT / 2] {
+            let resources = json!({
+                "memory": {"limit": limit, "swap": limit},
+                "cpu": {"shares": 512, "quota": 50_000, "period": 100_000, "cpus": "0"},
+                "pids": {"limit": 77},
+                "hugepageLimits": [{"pageSize": "3MB", "limit": 0}],
+            });
+            update(&pod, resources).await.unwrap();
+            assert_eq!(read(Memory, "memory.limit_in_bytes"), limit.to_string());
+            assert_eq!(read(Memory, "memory.memsw.limit_in_bytes"), limit.to_string());
+        }
+        assert_eq!(read(Cpu, "cpu.shares"), "512");
+        assert_eq!(read(Cpu, "cpu.cfs_quota_us"), "50000");
+        assert_eq!(read(Cpuset, "cpuset.cpus"), "0");
+        assert_eq!(read(Pids, "pids.max"), "77");
+        assert_eq!(code(update(&pod, json!(["not resources"])).await), Code::INVALID_ARGUMENT);
+        // What only v2 has is refused on v1, and not dropped in silence.
+        let unified = json!({"unified": {"memory.high": "1000000"}});
+        assert!(update(&pod, unified).await.is_err());
     }
 }
 
