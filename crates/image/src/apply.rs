@@ -8,17 +8,20 @@
 //! links to files of lower layers, an opaque root. [`crate::settle`] deals with them once the layers
 //! below are known.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::rc::Rc;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec};
 use rustix::io::Errno;
 use tar::EntryType;
 
 use crate::confined::{self, Confined, Dir, Missing, Name, invalid};
 use crate::error::{Error, Result};
+use crate::inode::{At, Attempt, Inode, change, change_by_name, inode, set_directory_times, times};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE_MARK: &[u8] = b".wh..wh..opq";
@@ -26,6 +29,10 @@ const OPAQUE_MARK: &[u8] = b".wh..wh..opq";
 const AUFS: &[u8] = b".wh..wh.";
 
 const COPY_BUFFER: usize = 128 * 1024;
+/// What may stand before the content of an entry: its header, long names, pax records.
+const HEADERS: u64 = 4 << 20;
+/// Holes cost time although they cost no space, and an archive can claim any number of them.
+const MAX_SPARSE: u64 = 64 << 30;
 
 /// What a layer leaves to be settled with the layers below it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -52,7 +59,8 @@ pub(crate) fn apply(archive: impl Read, into: &Path) -> Result<Applied> {
     let confined = Confined::open(into).map_err(|e| Error::file("open", into, e))?;
     let mut layer =
         Layer { confined, applied: Applied::default(), times: HashMap::new(), buffer: Vec::new() };
-    let mut archive = tar::Archive::new(archive);
+    let allowance = Rc::new(Cell::new(HEADERS));
+    let mut archive = tar::Archive::new(Metered { from: archive, left: Rc::clone(&allowance) });
     let entries = archive.entries().map_err(|e| Error::file("read the archive for", into, e))?;
     for entry in entries {
         let mut entry = entry.map_err(|source| Error::Entry {
@@ -60,6 +68,8 @@ pub(crate) fn apply(archive: impl Read, into: &Path) -> Result<Applied> {
             attempted: "read its header",
             source,
         })?;
+        // Its own content, and whatever stands before the content of the next one.
+        allowance.set(entry.size().saturating_add(HEADERS));
         layer.put(&mut entry).map_err(|(attempted, source)| Error::Entry {
             entry: String::from_utf8_lossy(&entry.path_bytes()).into_owned(),
             attempted,
@@ -69,16 +79,22 @@ pub(crate) fn apply(archive: impl Read, into: &Path) -> Result<Applied> {
     layer.finish().map_err(|e| Error::file("set the times in", into, e))
 }
 
-type Attempt<T> = std::result::Result<T, (&'static str, io::Error)>;
-
-/// Says what was attempted when a call failed.
-trait At<T> {
-    fn at(self, attempted: &'static str) -> Attempt<T>;
+/// Reads no more than is left: the reader of archives keeps long names and pax records in memory,
+/// whatever their size, and a few megabytes of gzip can hold gigabytes of them.
+struct Metered<R> {
+    from: R,
+    left: Rc<Cell<u64>>,
 }
 
-impl<T, E: Into<io::Error>> At<T> for std::result::Result<T, E> {
-    fn at(self, attempted: &'static str) -> Attempt<T> {
-        self.map_err(|error| (attempted, error.into()))
+impl<R: Read> Read for Metered<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left.get() == 0 {
+            return Err(invalid("headers of more than 4 MiB"));
+        }
+        let most = usize::try_from(self.left.get()).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.from.read(&mut buffer[..most])?;
+        self.left.set(self.left.get() - count as u64);
+        Ok(count)
     }
 }
 
@@ -88,15 +104,6 @@ struct Layer {
     /// Directories get their times last: every entry put in them would change them again.
     times: HashMap<Name, Timespec>,
     buffer: Vec<u8>,
-}
-
-/// What an entry says about its inode.
-struct Inode {
-    mode: Mode,
-    uid: Uid,
-    gid: Gid,
-    mtime: Timespec,
-    xattrs: Vec<(String, Vec<u8>)>,
 }
 
 impl Layer {
@@ -217,13 +224,17 @@ impl Layer {
         last: &[u8],
     ) -> Attempt<()> {
         let inode = inode(entry)?;
+        let sparse = entry.header().entry_type().is_gnu_sparse();
+        if sparse && entry.size() > MAX_SPARSE {
+            return Err(("create the file", invalid("a sparse file of more than 64 GiB")));
+        }
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let fd = self
             .make(dir, last, || rustix::fs::openat(dir, last, flags, mode))
             .at("create the file")?;
-        match entry.header().entry_type().is_gnu_sparse() {
+        match sparse {
             true => self.copy_sparse(entry, &fd)?,
             false => self.copy(entry, &fd)?,
         }
@@ -354,120 +365,11 @@ impl Layer {
     }
 }
 
-/// Sets the times of a directory.
-pub(crate) fn set_directory_times(dir: &Dir, mtime: Timespec) -> io::Result<()> {
-    let fd = confined::open_to_change(dir, b"")?;
-    Ok(rustix::fs::futimens(&fd, &times(mtime))?)
-}
-
-fn times(mtime: Timespec) -> Timestamps {
-    Timestamps { last_access: mtime, last_modification: mtime }
-}
-
-/// Owner first, then mode, then capabilities: chown clears set-uid bits and capabilities.
-fn change(fd: &OwnedFd, inode: &Inode) -> Attempt<()> {
-    rustix::fs::fchown(fd, Some(inode.uid), Some(inode.gid)).at("set the owner")?;
-    rustix::fs::fchmod(fd, inode.mode).at("set the mode")?;
-    for (name, value) in &inode.xattrs {
-        let set = rustix::fs::fsetxattr(fd, name, value, rustix::fs::XattrFlags::empty());
-        tolerate(set).at("set an extended attribute")?;
-    }
-    Ok(())
-}
-
-/// The same for what cannot be opened for writing without side effects: links, devices, fifos.
-fn change_by_name(dir: &Dir, last: &[u8], inode: &Inode) -> Attempt<()> {
-    rustix::fs::chownat(dir, last, Some(inode.uid), Some(inode.gid), AtFlags::SYMLINK_NOFOLLOW)
-        .at("set the owner")?;
-    let mut path = format!("/proc/self/fd/{}/", dir.as_fd().as_raw_fd()).into_bytes();
-    path.extend_from_slice(last);
-    for (name, value) in &inode.xattrs {
-        let flags = rustix::fs::XattrFlags::empty();
-        tolerate(rustix::fs::lsetxattr(&*path, name, value, flags))
-            .at("set an extended attribute")?;
-    }
-    rustix::fs::utimensat(dir, last, &times(inode.mtime), AtFlags::SYMLINK_NOFOLLOW)
-        .at("set the times")
-}
-
-/// A file system, or a kind of file, without such attributes is no reason to refuse an image.
-fn tolerate(set: std::result::Result<(), Errno>) -> std::result::Result<(), Errno> {
-    match set {
-        Err(Errno::NOTSUP | Errno::PERM) => Ok(()),
-        other => other,
-    }
-}
-
 fn target<R: Read>(entry: &tar::Entry<'_, R>) -> Attempt<Vec<u8>> {
     match entry.link_name_bytes() {
         Some(target) if !target.is_empty() => Ok(target.into_owned()),
         _ => Err(("read its target", invalid("a link without a target"))),
     }
-}
-
-fn inode<R: Read>(entry: &mut tar::Entry<'_, R>) -> Attempt<Inode> {
-    let mut mtime = None;
-    let mut xattrs = Vec::new();
-    if let Some(extensions) = entry.pax_extensions().at("read its pax header")? {
-        for extension in extensions {
-            let extension = extension.at("read its pax header")?;
-            match extension.key_bytes() {
-                b"mtime" => mtime = parse_time(extension.value_bytes()),
-                key if key.starts_with(b"GNU.sparse.") => {
-                    return Err(("read it", invalid("pax sparse files are not supported")));
-                }
-                key => xattrs.extend(xattr(key, extension.value_bytes())),
-            }
-        }
-    }
-    let header = entry.header();
-    let old = header.as_old();
-    let mode = number(&old.mode, header.mode()).at("read its mode")?;
-    let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX);
-    let too_large = || ("read its owner", invalid("the id is larger than 32 bits"));
-    let uid = id(number(&old.uid, header.uid()).at("read its owner")?).ok_or_else(too_large)?;
-    let gid = id(number(&old.gid, header.gid()).at("read its group")?).ok_or_else(too_large)?;
-    let seconds = header.mtime().unwrap_or(0);
-    let whole = Timespec { tv_sec: i64::try_from(seconds).unwrap_or(0), tv_nsec: 0 };
-    Ok(Inode {
-        mode: Mode::from_raw_mode(mode & 0o7777),
-        uid: Uid::from_raw(uid),
-        gid: Gid::from_raw(gid),
-        mtime: mtime.unwrap_or(whole),
-        xattrs,
-    })
-}
-
-/// An empty field of a header is zero; the reader of archives takes it for a mistake.
-fn number<T: Default>(field: &[u8], read: io::Result<T>) -> io::Result<T> {
-    match field.iter().all(|byte| matches!(byte, 0 | b' ')) {
-        true => Ok(T::default()),
-        false => read,
-    }
-}
-
-/// The extended attributes that an image may set. Those of overlay would let a layer redirect
-/// look-ups, and labels are the node's own business.
-fn xattr(key: &[u8], value: &[u8]) -> Option<(String, Vec<u8>)> {
-    let name = std::str::from_utf8(key.strip_prefix(b"SCHILY.xattr.")?).ok()?;
-    let overlay = name.starts_with("trusted.overlay.") || name.starts_with("user.overlay.");
-    let allowed = ["user.", "trusted.", "security.capability", "system.posix_acl_"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix));
-    (allowed && !overlay).then(|| (name.to_owned(), value.to_vec()))
-}
-
-/// Seconds with a fraction, as pax writes them.
-fn parse_time(value: &[u8]) -> Option<Timespec> {
-    let text = std::str::from_utf8(value).ok()?;
-    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let tv_sec: i64 = seconds.parse().ok()?;
-    let digits: String = fraction.chars().chain(std::iter::repeat('0')).take(9).collect();
-    let nanoseconds: i64 = digits.parse().ok()?;
-    if seconds.starts_with('-') && nanoseconds > 0 {
-        return Some(Timespec { tv_sec: tv_sec - 1, tv_nsec: 1_000_000_000 - nanoseconds });
-    }
-    Some(Timespec { tv_sec, tv_nsec: nanoseconds })
 }
 
 /// Reads until the buffer is full or the source ends.
@@ -490,27 +392,4 @@ fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> std::result::Result<(), Errno> {
         bytes = &bytes[written..];
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pax_times_keep_their_fraction_before_and_after_1970() {
-        let time = |text: &str| parse_time(text.as_bytes()).map(|t| (t.tv_sec, t.tv_nsec));
-        assert_eq!(time("12.5"), Some((12, 500_000_000)));
-        assert_eq!(time("12"), Some((12, 0)));
-        assert_eq!(time("-1.25"), Some((-2, 750_000_000)));
-        assert_eq!(time("x"), None);
-    }
-
-    #[test]
-    fn overlay_attributes_of_a_layer_are_not_taken_over() {
-        assert!(xattr(b"SCHILY.xattr.user.note", b"1").is_some());
-        assert!(xattr(b"SCHILY.xattr.security.capability", b"1").is_some());
-        for name in ["trusted.overlay.redirect", "user.overlay.opaque", "security.selinux"] {
-            assert!(xattr(format!("SCHILY.xattr.{name}").as_bytes(), b"/").is_none(), "{name}");
-        }
-    }
 }

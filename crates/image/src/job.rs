@@ -160,6 +160,7 @@ impl Job {
         F: Future<Output = Result<Unpacked>> + Send + 'static,
     {
         let mut jobs = lock(&shelf.jobs);
+        jobs.retain(|_, job| job.strong_count() > 0);
         if let Some(job) = jobs.get(&spec.chain).and_then(Weak::upgrade)
             && !job.failed()
         {

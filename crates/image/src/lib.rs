@@ -21,6 +21,7 @@ mod error;
 mod facts;
 mod hold;
 mod import;
+mod inode;
 mod job;
 mod layer;
 mod manifest;

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Uid};
 use rustix::io::Errno;
 
-use crate::apply::{self, Applied};
+use crate::apply::Applied;
 use crate::confined::{self, Confined, Missing, Name};
 use crate::error::{Error, Result};
+use crate::inode;
 use crate::stack::{self, Node, Stack};
 
 /// Fills in what `applied` left open, with `below` given from the bottom up.
@@ -36,7 +37,7 @@ pub(crate) fn settle(layer: &Path, applied: &Applied, below: &[PathBuf]) -> Resu
     }
     for (name, mtime) in times {
         let dir = confined.open_directly(&name).map_err(io::Error::from).map_err(fault)?;
-        apply::set_directory_times(&dir, mtime).map_err(fault)?;
+        inode::set_directory_times(&dir, mtime).map_err(fault)?;
     }
     Ok(())
 }

@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use berth_image::{Kind, Options, Store};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::thread::UnshareFlags;
 
 use crate::fixture::{Image, Layer, Node};
 
@@ -170,4 +172,36 @@ async fn a_store_whose_daemon_is_killed_anywhere_is_whole() {
             assert!(left.is_empty(), "turn {turn}, {place}: {left:?}");
         }
     }
+}
+
+#[test]
+fn a_full_disk_is_said_and_leaves_no_trace() {
+    // A file system of 4 MiB, in a mount namespace of this thread and those that it starts.
+    #[allow(deprecated)] // Its replacement is unsafe; only the mounts are unshared here.
+    rustix::thread::unshare(UnshareFlags::NEWNS | UnshareFlags::FS).unwrap();
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).unwrap();
+    let temp = tempfile::tempdir().unwrap();
+    rustix::mount::mount("tmpfs", temp.path(), "tmpfs", MountFlags::empty(), c"size=4m").unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let root = temp.path().join("images");
+        let store = Store::open(Options::new(&root)).await.unwrap();
+        let layout = tempfile::tempdir().unwrap();
+        let large = Layer::new().file_like("large", &vec![7; 8 << 20], 0o644, (0, 0)).finish();
+        let small = Layer::new().file("small", "s").finish();
+        Image::new("{}", vec![small, large]).layout(layout.path(), Some("a.b/full:1"));
+        let error = store.import(layout.path(), &[]).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Exhausted, "{error}");
+        assert!(store.settled(Duration::from_secs(20)).await);
+        for place in ["l", "staging", "trash"] {
+            assert_eq!(std::fs::read_dir(root.join(place)).unwrap().count(), 0, "{place}");
+        }
+        let layout = tempfile::tempdir().unwrap();
+        image().layout(layout.path(), Some("a.b/fits:1"));
+        store.import(layout.path(), &[]).await.unwrap();
+        assert_eq!(store.list().len(), 1);
+    });
+    drop(runtime);
+    rustix::mount::unmount(temp.path(), UnmountFlags::DETACH).unwrap();
 }

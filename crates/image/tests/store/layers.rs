@@ -278,6 +278,43 @@ async fn a_broken_archive_names_the_entry_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn headers_that_would_fill_the_memory_are_refused() {
+    let node = Node::new().await;
+    let huge = vec![b'n'; 5 << 20];
+    let layer = Layer::new().pax(&[("SCHILY.xattr.user.n", &huge)]).file("f", "x").finish();
+    let error = unpack(&node, vec![layer]).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid, "{error}");
+    assert!(error.to_string().contains("4 MiB"), "{error}");
+    let many = (0..3000).fold(Layer::new(), |layer, i| {
+        layer.pax(&[("SCHILY.xattr.user.n", &[7; 2000])]).file(&format!("f{i}"), "x")
+    });
+    unpack(&node, vec![many.finish()]).await.unwrap();
+}
+
+#[tokio::test]
+async fn holes_stay_holes() {
+    let node = Node::new().await;
+    // An old GNU sparse entry: 4096 bytes at 1 MiB of a file of 2 MiB.
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(EntryType::GNUSparse);
+    header.set_mode(0o600);
+    let gnu = header.as_gnu_mut().unwrap();
+    gnu.sparse[0].offset.copy_from_slice(b"00004000000\0");
+    gnu.sparse[0].numbytes.copy_from_slice(b"00000010000\0");
+    gnu.sparse[1].offset.copy_from_slice(b"00010000000\0");
+    gnu.sparse[1].numbytes.copy_from_slice(b"00000000000\0");
+    gnu.realsize.copy_from_slice(b"00010000000\0");
+    let layer = Layer::new().raw(header, "sparse", &[7; 4096]).finish();
+    let dirs = unpack(&node, vec![layer]).await.unwrap();
+    let meta = at(&dirs[0], "sparse");
+    assert_eq!(meta.len(), 2 << 20);
+    assert!(meta.blocks() * 512 < 1 << 20, "{} blocks", meta.blocks());
+    let content = std::fs::read(dirs[0].join("sparse")).unwrap();
+    assert!(content[1 << 20..(1 << 20) + 4096].iter().all(|byte| *byte == 7));
+    assert_eq!(content.iter().filter(|byte| **byte != 0).count(), 4096);
+}
+
+#[tokio::test]
 async fn users_are_read_through_the_layers() {
     let node = Node::new().await;
     let base = Layer::new()
