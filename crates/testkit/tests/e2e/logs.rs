@@ -61,7 +61,7 @@ fn both_streams_are_written_with_time_stream_and_tag() -> Result<()> {
 }
 
 #[test]
-fn a_long_line_is_cut_into_parts_that_make_it_again() -> Result<()> {
+fn a_line_of_forty_kilobytes_is_cut_into_parts_that_make_it_again() -> Result<()> {
     on_a_node(async |bed| {
         let cri = &bed.cri;
         let pod = cri.run(&bed.pod("long")).await?;
