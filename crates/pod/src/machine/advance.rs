@@ -36,6 +36,7 @@ impl Machine {
 
     /// A pod's wish, and its loss, concern its containers.
     fn cascade(&mut self, now: Nanos) {
+        self.roll_back_lost();
         let ending = self.record.wish >= PodWish::Stop;
         if !ending && self.record.lost.is_none() {
             return;
@@ -60,6 +61,17 @@ impl Machine {
             } else if ending && starts {
                 self.wish_stop(&id, now, false);
             }
+        }
+    }
+
+    /// A sandbox that is lost before anybody was told of it can never be ready: it is rolled back.
+    fn roll_back_lost(&mut self) {
+        if let Some(lost) = &self.record.lost
+            && !self.record.answered
+            && self.record.wish == PodWish::Run
+        {
+            let failure = Failure::new(Kind::Unavailable, lost.reason());
+            self.creation_failed(failure);
         }
     }
 

@@ -98,7 +98,7 @@ impl Machine {
         }
     }
 
-    fn creation_failed(&mut self, failure: Failure) {
+    pub(super) fn creation_failed(&mut self, failure: Failure) {
         if self.record.failure.is_none() {
             self.record.failure = Some(failure);
         }

@@ -212,11 +212,11 @@ impl Moment {
             let mut push = |how| all.push(Choice::End(subject.clone(), how));
             match verb {
                 Verb::Watch if *aborting => push(How::AbortedBefore),
-                Verb::Watch => {
-                    if matches!(subject, Subject::Exit(_)) && !self.alive {
-                        push(How::Works);
-                    }
-                }
+                Verb::Watch => match subject {
+                    Subject::Exit(_) if !self.alive => push(How::Works),
+                    Subject::Sandbox if may_fail => push(How::Works), // it is lost
+                    _ => {}
+                },
                 _ => {
                     push(How::Works);
                     if *aborting {
@@ -433,7 +433,8 @@ impl Moment {
         if takes_effect {
             self.effect(subject, verb);
         }
-        if matches!(how, How::FailsBefore | How::FailsAfter) {
+        let lost = *subject == Subject::Sandbox && how == How::Works;
+        if lost || matches!(how, How::FailsBefore | How::FailsAfter) {
             self.failures += 1;
         }
         let outcome = match how {
@@ -442,6 +443,7 @@ impl Moment {
             How::Works => match (subject, verb) {
                 (Subject::Pod(h), Verb::Acquire) => Outcome::Pod(pod_fact(*h)),
                 (Subject::Container(_, h), Verb::Acquire) => Outcome::Container(container_fact(*h)),
+                (Subject::Sandbox, _) => Outcome::Lost(Lost::Sandbox("it ended".into())),
                 (Subject::Exit(_), _) => Outcome::Exited(Exit {
                     code: 0,
                     at: 0,
