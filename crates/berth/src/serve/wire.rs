@@ -174,6 +174,8 @@ fn settings(config: &Config, found: &[Found], node: NodeFacts) -> anyhow::Result
         },
     };
     let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").context("hostname")?;
+    // The lowest that may be given: who kills a shim takes its whole pod along.
+    let shim_oom_score_adj = node.oom_floor.unwrap_or(-999).try_into().unwrap_or(-999);
     Ok(Settings {
         state_dir: config.state.clone(),
         root_dir: config.root.clone(),
@@ -189,7 +191,7 @@ fn settings(config: &Config, found: &[Found], node: NodeFacts) -> anyhow::Result
         hosts: "/etc/hosts".into(),
         sysctls: sysctls(config),
         shm_size: config.pods.shm_size,
-        shim_oom_score_adj: None,
+        shim_oom_score_adj: Some(shim_oom_score_adj),
         stat_deadline: config.deadlines.mount,
         helper_deadline: HELPER_DEADLINE,
     })
