@@ -25,6 +25,8 @@ use crate::slot::Slot;
 
 /// How long the daemon may take to answer after its start, or to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Where the disks of nodes are: not on a tmpfs, and with room.
+const DISKS: &str = "/var/tmp";
 /// The port of the open registry on the node's loopback.
 pub const REGISTRY_PORT: u16 = 5000;
 
@@ -39,6 +41,18 @@ pub struct Node {
     disk: TempDir,
     config: Config,
     slot: Slot,
+}
+
+/// Removes the disks and cgroups of nodes whose test was killed before it could.
+fn sweep() {
+    for entry in fs::read_dir(DISKS).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if crate::parent::abandoned(&name) {
+            // Its processes died with it; what is mounted was mounted in namespaces that are gone.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    crate::parent::sweep();
 }
 
 /// PID 1 of the node.
@@ -58,11 +72,12 @@ impl Node {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let slot = Slot::take()?;
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("berth-test-{}-{count}", std::process::id());
+        let name = format!("{}{}-{count}", crate::parent::PREFIX, std::process::id());
+        sweep();
         let parent = Parent::create(&name)?;
         let disk = tempfile::Builder::new()
-            .prefix("berth-node-")
-            .tempdir_in("/var/tmp")
+            .prefix(&format!("{name}-"))
+            .tempdir_in(DISKS)
             .context("a directory for the node's disk")?;
         config.settle(&parent.path(), Subnet::new(slot.number()))?;
         let mut node =

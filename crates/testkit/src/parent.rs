@@ -10,6 +10,9 @@ use anyhow::{Context as _, Result, bail};
 
 const ROOT: &str = "/sys/fs/cgroup";
 
+/// Every name that a node has on the machine is this, the pid of the test, and a number.
+pub(crate) const PREFIX: &str = "berth-test-";
+
 /// A node's cgroup parent; removed on drop, with everything in it.
 #[derive(Debug)]
 pub struct Parent {
@@ -168,6 +171,28 @@ impl Drop for Parent {
     fn drop(&mut self) {
         if let Err(error) = self.remove() {
             eprintln!("testkit: LEAK: {error:#}");
+        }
+    }
+}
+
+/// Whether a name is a node's whose test no longer runs.
+pub(crate) fn abandoned(name: &str) -> bool {
+    let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+    let pid = pid.and_then(|pid| pid.parse::<u32>().ok());
+    pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+}
+
+/// Removes the cgroups of nodes whose test was killed before it could.
+pub(crate) fn sweep() {
+    for root in hierarchies().unwrap_or_default() {
+        for entry in fs::read_dir(&root).into_iter().flatten().flatten() {
+            if abandoned(&entry.file_name().to_string_lossy()) {
+                let mut dirs = descendants(&entry.path());
+                dirs.reverse();
+                for dir in dirs.into_iter().chain([entry.path()]) {
+                    let _ = fs::remove_dir(dir);
+                }
+            }
         }
     }
 }

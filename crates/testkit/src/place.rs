@@ -4,6 +4,7 @@
 //! root with its siblings, and can never go back: so each visit is a thread of its own.
 
 use std::fs::File;
+use std::process::Child;
 use std::thread;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -16,6 +17,18 @@ pub struct Place {
     network: File,
     ipc: File,
     pid: File,
+}
+
+/// A process of a test inside a node. Killed and reaped on drop: an unreaped one would keep the
+/// node's PID 1, and with it the test, from ending.
+#[derive(Debug)]
+pub struct Guest(pub Child);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Place {

@@ -8,6 +8,7 @@ use berth_proto::cri::v1 as cri;
 use berth_testkit::bed::{Bed, busybox, on_a_node, on_a_node_with, reference};
 use berth_testkit::config::Config;
 use berth_testkit::network::run;
+use berth_testkit::place::Guest;
 use berth_testkit::specs::Container;
 use cri::MountPropagation;
 
@@ -185,10 +186,11 @@ fn a_path_that_hangs_holds_up_its_own_container_alone() -> Result<()> {
                 .args(["-c", &hang])
                 .stdout(std::process::Stdio::piped())
                 .spawn()
+                .map(Guest)
                 .context("start the server")
         })?;
         let mut said = [0; 8];
-        let mut stdout = server.stdout.take().context("stdout")?;
+        let mut stdout = server.0.stdout.take().context("stdout")?;
         std::io::Read::read_exact(&mut stdout, &mut said).context("/dev/fuse is needed")?;
 
         let (pod, other) = bed.idle("hung").await?;
@@ -203,8 +205,7 @@ fn a_path_that_hangs_holds_up_its_own_container_alone() -> Result<()> {
         let error = stuck.await?.expect_err("the path never answers");
         assert!(error.message().contains("below"), "{error}");
         bed.cri.clear(&pod.id).await?;
-        server.kill()?;
-        server.wait()?;
+        drop(server);
         let line = format!("umount -l {target}");
         bed.node.place()?.visit(|| run(Command::new("sh").args(["-c", &line]), b""))?;
         Ok(())
