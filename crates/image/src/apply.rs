@@ -199,8 +199,11 @@ impl Layer {
                 if confined::is_whiteout(&stat) {
                     confined::replace_whiteout(&dir, last).at("replace a whiteout")?;
                 } else if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                    // The file was to hide whatever is below, so the directory does, too.
                     self.confined.remove(&dir, last).at("replace what is there")?;
                     rustix::fs::mkdirat(&dir, last, Mode::RWXU).at("make the directory")?;
+                    let fd = confined::open_to_change(&dir, last).at("open the directory")?;
+                    confined::make_opaque(&fd).at("make the directory opaque")?;
                 }
             }
             made => made.at("make the directory")?,

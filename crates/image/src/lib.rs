@@ -26,6 +26,8 @@ mod job;
 mod layer;
 mod manifest;
 mod measure;
+#[cfg(test)]
+mod model;
 mod platform;
 mod pull;
 mod reference;

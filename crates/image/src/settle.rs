@@ -32,7 +32,8 @@ pub(crate) fn settle(layer: &Path, applied: &Applied, below: &[PathBuf]) -> Resu
         })?;
     }
     let mut times = BTreeMap::new();
-    for name in &applied.implied {
+    // Below an opaque root there is nothing to inherit from.
+    for name in applied.implied.iter().filter(|_| !applied.root_opaque) {
         inherit(&confined, &stack, name, &mut times).map_err(fault)?;
     }
     for (name, mtime) in times {
@@ -70,8 +71,9 @@ fn inherit(
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
         dir => dir?,
     };
-    for hidden in confined::ancestors(name).iter().chain([name]) {
-        let fd = confined::open_to_change(&confined.open_directly(hidden)?, b"")?;
+    // An opaque directory hides what is in it below, not what the directory itself is like.
+    for above in confined::ancestors(name) {
+        let fd = confined::open_to_change(&confined.open_directly(&above)?, b"")?;
         if stack::is_opaque(&fd)? {
             return Ok(());
         }
