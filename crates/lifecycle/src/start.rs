@@ -62,9 +62,10 @@ pub(crate) async fn start(parts: Parts) -> Result<Arc<Shared>, Error> {
         jobs_enter,
     }));
     let known: HashSet<String> = known(&loaded);
+    let stray = Stray::find(&shared, &known).await;
     let live = adopt(&shared, loaded).await;
     tokio::spawn(leftovers::run(Arc::clone(&shared)));
-    tokio::spawn(sweep(Arc::clone(&shared), known));
+    tokio::spawn(sweep(Arc::clone(&shared), known, stray));
     first_contact(&shared, live).await;
     Ok(shared)
 }
@@ -200,34 +201,52 @@ async fn shown_as_ended(shared: &Shared, pod: &SandboxId, container: &str) {
     }
 }
 
+/// What no record holds. It is looked for before any call is served: what is made later belongs to
+/// new pods.
+struct Stray {
+    attachments: Vec<String>,
+    snapshots: Vec<String>,
+    holders: Vec<String>,
+}
+
+impl Stray {
+    async fn find(shared: &Shared, known: &HashSet<String>) -> Self {
+        let unknown = |all: Vec<String>| all.into_iter().filter(|id| !known.contains(id)).collect();
+        let cached = shared.network.cached().await.unwrap_or_else(|why| {
+            tracing::warn!(error = %why, "the cache of network attachments cannot be read");
+            Vec::new()
+        });
+        Self {
+            attachments: unknown(cached.into_iter().map(|a| a.container_id).collect()),
+            snapshots: unknown(shared.images.snapshots()),
+            holders: unknown(shared.images.holders().into_iter().map(|(h, _)| h).collect()),
+        }
+    }
+}
+
 /// Lets go of what no record holds: attachments, image references and snapshots.
-async fn sweep(shared: Arc<Shared>, known: HashSet<String>) {
-    match shared.network.cached().await {
-        Ok(cached) => {
-            for attachment in cached.iter().filter(|a| !known.contains(&a.container_id)) {
-                let id = &attachment.container_id;
-                match shared.network.detach_cached(id).await {
-                    Ok(()) => tracing::info!(pod = id, "detached a pod that no record knows"),
-                    Err(why) => {
-                        tracing::warn!(pod = id, error = %why, "cannot detach a pod that no record knows");
-                    }
-                }
+async fn sweep(shared: Arc<Shared>, known: HashSet<String>, stray: Stray) {
+    for id in &stray.attachments {
+        match shared.network.detach_cached(id).await {
+            Ok(()) => tracing::info!(pod = id, "detached a pod that no record knows"),
+            Err(why) => {
+                tracing::warn!(pod = id, error = %why, "cannot detach a pod that no record knows");
             }
         }
-        Err(why) => tracing::warn!(error = %why, "the cache of network attachments cannot be read"),
     }
-    let keep: Vec<String> = known.iter().cloned().collect();
+    // Attachments that are made meanwhile are in the cache, which is kept as well.
+    let keep: Vec<String> = known.into_iter().collect();
     match shared.network.collect(&keep).await {
         Ok(_) => {}
         Err(why) if why.kind() == berth_cni::Kind::NotFound => {}
         Err(why) => tracing::warn!(error = %why, "CNI GC failed"),
     }
-    for key in shared.images.snapshots().iter().filter(|key| !known.contains(*key)) {
+    for key in &stray.snapshots {
         if let Err(why) = shared.images.drop_snapshot(key).await {
             tracing::warn!(container = key, error = %why, "cannot drop a snapshot that no record knows");
         }
     }
-    for (holder, _) in shared.images.holders().iter().filter(|(h, _)| !known.contains(h)) {
+    for holder in &stray.holders {
         if let Err(why) = shared.images.unhold(holder).await {
             tracing::warn!(container = holder, error = %why, "cannot let go of an image that no record holds");
         }
