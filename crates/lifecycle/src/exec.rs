@@ -87,10 +87,10 @@ async fn exec(
         stderr: fifos.stderr.to_string_lossy().into_owned(),
         process,
     };
-    shim.exec(request).await?;
+    // Before it is there, and until it is gone: the caller may leave at any await.
     let mut guard = Guard { shim: Some(shim.clone()), id: id.clone(), exec: exec.clone() };
+    shim.exec(request).await?;
     let ended = attend(&shim, id, &exec, (stdout, stderr), timeout.map(|t| begin + t)).await;
-    guard.shim = None;
     let timed_out = matches!(ended, Ok(None));
     if timed_out || ended.is_err() {
         kill(&shim, id, &exec).await;
@@ -100,6 +100,7 @@ async fn exec(
     {
         tracing::warn!(container = %id, exec, error = %why, "an ended command could not be deleted");
     }
+    guard.shim = None;
     match ended? {
         Some(output) => Ok(output),
         None => failed(
@@ -109,7 +110,7 @@ async fn exec(
     }
 }
 
-/// A caller that goes away takes its command with it.
+/// A caller that goes away takes its command with it; so does an answer that never came.
 struct Guard {
     shim: Option<Shim>,
     id: ContainerId,
