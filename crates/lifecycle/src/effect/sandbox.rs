@@ -89,34 +89,28 @@ pub(super) async fn watch(context: &Context) -> Result<Outcome> {
     let _ = context.queue.send(Message::Silent(false));
     let id = context.record.id.as_str();
     tokio::select! {
-        why = shim.closed() => {
-            context.shared.disconnect(&context.record.id);
-            if exit::gone_soon(&context.record).await {
-                Ok(Outcome::Lost(Lost::Shim(why.to_string())))
-            } else {
-                let text = format!("the connection to the shim was lost: {why}");
-                super::failed(Kind::Unavailable, text)
-            }
-        }
+        why = shim.closed() => cut_off(context, &why).await,
         ended = shim.wait_sandbox(id) => match ended {
             Ok(exited) => {
                 let text = format!("its process exited with code {}", exited.status);
                 Ok(Outcome::Lost(Lost::Sandbox(text)))
             }
             Err(why) if why.kind() == ShimKind::Unimplemented => {
-                let why = shim.closed().await;
-                context.shared.disconnect(&context.record.id);
-                Ok(Outcome::Lost(Lost::Shim(why.to_string())))
+                cut_off(context, &shim.closed().await).await
             }
             Err(why) if why.kind() == ShimKind::Unavailable => {
-                context.shared.disconnect(&context.record.id);
-                if exit::gone_soon(&context.record).await {
-                    Ok(Outcome::Lost(Lost::Shim(why.fail().message)))
-                } else {
-                    Err(why.into())
-                }
+                cut_off(context, &why.fail().message).await
             }
             Err(why) => Err(why.into()),
         },
     }
+}
+
+/// The connection is lost: is the shim dead, or only out of reach?
+async fn cut_off(context: &Context, why: &str) -> Result<Outcome> {
+    context.shared.disconnect(&context.record.id);
+    if exit::gone_soon(&context.record).await {
+        return Ok(Outcome::Lost(Lost::Shim(why.to_owned())));
+    }
+    super::failed(Kind::Unavailable, format!("the connection to the shim was lost: {why}"))
 }
