@@ -21,6 +21,7 @@ pub(crate) fn write(mirror: &Path, id: &str, record: &[u8]) {
 /// row goes: a daemon that dies in between finds the row, and does both again.
 pub(crate) fn remove(mirror: &Path, id: &str) {
     let directory = mirror.join(id);
+    let _ = std::fs::remove_file(directory.join("record.new"));
     let _ = std::fs::remove_file(directory.join(NAME));
     let _ = std::fs::remove_dir(&directory);
 }

@@ -153,9 +153,11 @@ fn checkpoint(path: &Path, grown: &mpsc::Receiver<()>, creating: &AtomicUsize) {
                 _ => patience -= 1,
             }
         }
-        // A reader or the writer may be in the way; the next growth tries again.
+        // A reader or the writer may be in the way; the next growth tries again. PASSIVE copies and
+        // syncs beside the writer, so that RESTART, which locks it out, finds next to nothing left.
         let _ = connection.execute_batch(
-            "PRAGMA wal_checkpoint(RESTART);
+            "PRAGMA wal_checkpoint(PASSIVE);
+             PRAGMA wal_checkpoint(RESTART);
              INSERT OR REPLACE INTO meta VALUES ('checkpoints',
                  1 + COALESCE((SELECT value FROM meta WHERE key = 'checkpoints'), 0));",
         );
