@@ -42,7 +42,16 @@ impl Layout {
             let path = self.disk(name);
             fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
         }
-        Ok(())
+        if self.disk("boot_id").exists() { Ok(()) } else { self.new_boot() }
+    }
+
+    /// Writes another boot id, for the next start of the keeper.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn new_boot(&self) -> Result<()> {
+        let fresh = fs::read_to_string("/proc/sys/kernel/random/uuid").context("a fresh uuid")?;
+        fs::write(self.disk("boot_id"), fresh).context("write the boot id")
     }
 }
 
@@ -77,7 +86,7 @@ fn furnish(layout: &Layout) -> Result<()> {
     change("/", MsFlags::MS_REC | MsFlags::MS_SHARED)?;
     attach("proc", "proc", Path::new("/proc"), "")?;
     // A second proc that nothing is mounted over: the kernel lets a user namespace mount proc
-    // only if one such is in sight, and boot_id may get a bind mount of its own.
+    // only if one such is in sight, and boot_id gets a bind mount of its own.
     attach("proc", "proc", &layout.disk("proc"), "")?;
     attach("tmpfs", "tmpfs", Path::new("/run"), "mode=755")?;
     cover_unified()?;
@@ -96,11 +105,7 @@ fn furnish(layout: &Layout) -> Result<()> {
     fs::create_dir_all("/run/netns").context("create /run/netns")?;
     // Debian's /var/lock and iptables' lock live in /run.
     fs::create_dir_all("/run/lock").context("create /run/lock")?;
-    let boot_id = layout.disk("boot_id");
-    if boot_id.exists() {
-        bind(&boot_id, Path::new("/proc/sys/kernel/random/boot_id"))?;
-    }
-    Ok(())
+    bind(&layout.disk("boot_id"), Path::new("/proc/sys/kernel/random/boot_id"))
 }
 
 /// Covers a unified hierarchy that stands beside v1 ones with a private tmpfs: crun refuses such

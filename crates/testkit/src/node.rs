@@ -124,8 +124,7 @@ impl Node {
         self.keeper = None;
         self.parent.remove()?;
         self.parent = Parent::create(self.parent.name())?;
-        let fresh = fs::read_to_string("/proc/sys/kernel/random/uuid").context("a fresh uuid")?;
-        fs::write(self.disk.path().join("boot_id"), fresh).context("write the boot id")?;
+        Layout::new(self.disk.path()).new_boot()?;
         self.boot()
     }
 

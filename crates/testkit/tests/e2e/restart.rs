@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use berth_proto::cri::v1 as cri;
 use berth_testkit::bed::{busybox, eventually, on_a_node};
 use berth_testkit::cri::refused;
@@ -222,10 +222,13 @@ fn a_corrupt_record_file_is_set_aside_and_the_daemon_comes_up() -> Result<()> {
             bed.cri.clear(&pod.id).await?;
         }
         let kept = std::fs::read_dir(bed.node.path("/var/lib/berth"))?.flatten();
-        let mut names = kept.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let aside = names.find(|name| name.starts_with("pods.db") && name.contains("corrupt"));
-        let aside = aside.context("the corrupt file is kept for a look")?;
-        std::fs::remove_file(bed.node.path(&format!("/var/lib/berth/{aside}")))?;
+        let names = kept.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let aside = |name: &String| name.starts_with("pods.db") && name.contains("corrupt");
+        let aside: Vec<_> = names.filter(aside).collect();
+        assert!(!aside.is_empty(), "the corrupt file is kept for a look");
+        for name in aside {
+            std::fs::remove_file(bed.node.path(&format!("/var/lib/berth/{name}")))?;
+        }
         Ok(())
     })
 }
