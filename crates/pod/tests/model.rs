@@ -6,7 +6,7 @@
 
 mod world;
 
-use world::{Budget, Script, explore};
+use world::{Budget, Script, explore, lose_an_unclaimed_sandbox};
 
 /// Explores a script, and sees that there was something to explore.
 fn check(script: &[Script], at_least: usize) {
@@ -35,4 +35,9 @@ fn stopping_the_pod_overtakes_everything() {
 fn callers_give_up_and_repeat() {
     use Script::{Create, GiveUp, Run};
     check(&[Run, GiveUp, Run, Create, GiveUp, Create], 2_000);
+}
+
+#[test]
+fn a_sandbox_that_is_lost_before_anybody_claims_it_is_rolled_back() {
+    lose_an_unclaimed_sandbox();
 }

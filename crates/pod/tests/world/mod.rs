@@ -531,25 +531,27 @@ impl Moment {
         }
     }
 
+    /// What happens next if all goes well.
+    fn well(&self) -> Option<Choice> {
+        if self.pending.is_some() {
+            return Some(Choice::Save(true));
+        }
+        let working = self.jobs.iter().find(|(s, (v, aborting))| {
+            *v != Verb::Watch || *aborting || (matches!(s, Subject::Exit(_)) && !self.alive)
+        });
+        if let Some((subject, (verb, aborting))) = working {
+            let how =
+                if *aborting && *verb == Verb::Watch { How::AbortedBefore } else { How::Works };
+            return Some(Choice::End(subject.clone(), how));
+        }
+        self.wake.map(|_| Choice::Tick)
+    }
+
     /// From here on all goes well, and the pod is to be removed: everything must come to an end.
     fn settle(mut self, script: &[Script]) {
-        let good = |m: &Self| -> Option<Choice> {
-            if m.pending.is_some() {
-                return Some(Choice::Save(true));
-            }
-            let working = m.jobs.iter().find(|(s, (v, aborting))| {
-                *v != Verb::Watch || *aborting || (matches!(s, Subject::Exit(_)) && !m.alive)
-            });
-            if let Some((subject, (verb, aborting))) = working {
-                let how =
-                    if *aborting && *verb == Verb::Watch { How::AbortedBefore } else { How::Works };
-                return Some(Choice::End(subject.clone(), how));
-            }
-            m.wake.map(|_| Choice::Tick)
-        };
         for round in 0..2 {
             let mut steps = 0;
-            while let Some(choice) = good(&self) {
+            while let Some(choice) = self.well() {
                 // Time alone never ends: a creation that nobody claims is removed after a while.
                 self.happen(&choice, script);
                 steps += 1;
@@ -585,6 +587,20 @@ fn leftover_key(l: &Leftover) -> String {
         None => format!("-/{}", l.holding),
         Some(id) => format!("{id}/{}", l.holding),
     }
+}
+
+/// A sandbox that nobody has claimed yet is lost, and then asked for again.
+pub(crate) fn lose_an_unclaimed_sandbox() {
+    let script = [Script::Run, Script::GiveUp, Script::Run];
+    let mut moment = Moment::first();
+    moment.happen(&Choice::Ask, &script);
+    moment.happen(&Choice::Ask, &script);
+    while let Some(choice) = moment.well().filter(|c| !matches!(c, Choice::Tick)) {
+        moment.happen(&choice, &script);
+    }
+    moment.happen(&Choice::End(Subject::Sandbox, How::Works), &script);
+    moment.happen(&Choice::Ask, &script);
+    moment.settle(&script);
 }
 
 /// Searches everything that can happen; gives how many different moments there were.
