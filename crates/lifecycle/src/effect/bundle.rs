@@ -13,7 +13,7 @@ use berth_pod::{ContainerId, Kind};
 use berth_sys::mountinfo::Table;
 use serde_json::{Value, json};
 
-use super::{Context, Result, blocking, failed, files, helper};
+use super::{Context, Result, Trouble, blocking, failed, files, helper};
 use crate::convert::Fail as _;
 use crate::layout::text;
 
@@ -100,7 +100,15 @@ async fn stat(context: &Context, spec: &ContainerSpec) -> Result<Vec<Value>> {
         return Ok(Vec::new());
     }
     let (asked, deadline) = (paths.len(), context.settings().stat_deadline);
-    let answer = helper::call(context, "stat", &json!({"paths": paths}), deadline).await?;
+    let answer = match helper::call(context, "stat", &json!({"paths": paths}), deadline).await {
+        // One of these hangs, and the helper was killed before it could say which.
+        Err(Trouble::Failed(failure)) => {
+            let named: Vec<_> = paths.iter().filter_map(|one| one["path"].as_str()).collect();
+            let text = format!("look at {}: {}", named.join(", "), failure.message);
+            return failed(failure.kind, text);
+        }
+        answer => answer?,
+    };
     match answer["paths"].as_array() {
         Some(found) if found.len() == asked => Ok(found.clone()),
         _ => failed(Kind::Broken, format!("berth-helper stat answered {answer}")),
