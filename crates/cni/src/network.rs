@@ -120,7 +120,12 @@ impl Network {
             if let Some(attached) = adoptable(&earlier, &attachment.netns) {
                 return Ok(attached);
             }
-            self.take_down(earlier).await?;
+            // Bridge fails DEL of an ADD that died between the address and the masquerade rule, and
+            // has then taken away what made it fail: the second time it works.
+            if let Err(first) = self.take_down(earlier.clone()).await {
+                tracing::warn!("{first}: trying again");
+                self.take_down(earlier).await?;
+            }
         }
         let network = self.current()?;
         let mut entry = Entry::intent(&network, attachment, IF_NAME)?;
