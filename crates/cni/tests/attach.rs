@@ -154,6 +154,26 @@ async fn a_repeated_attach_takes_down_what_is_incomplete() {
 }
 
 #[tokio::test]
+async fn a_del_of_what_is_incomplete_that_fails_is_tried_once_more() {
+    let node = Node::new();
+    node.configure("1.0.0", &[("main", "")]);
+    node.plugin("main", r#"echo '{"code":11,"msg":"later"}'; exit 1"#);
+    node.network.attach(&pod("s1")).await.unwrap_err();
+    node.forget_calls();
+
+    // Like bridge after an ADD that died half-way: the first DEL fails and clears the way.
+    let mark = node.path("mark");
+    let body = format!(
+        r#"if [ $CNI_COMMAND = DEL ] && [ ! -e {0} ]; then : > {0}; echo '{{"code":999,"msg":"no chain"}}'; exit 1; fi
+{GOOD}"#,
+        mark.display()
+    );
+    node.plugin("main", &body);
+    node.network.attach(&pod("s1")).await.unwrap();
+    assert_eq!(node.log(), ["DEL main", "DEL main", "ADD main"]);
+}
+
+#[tokio::test]
 async fn another_netns_at_the_same_path_is_attached_anew() {
     let node = Node::new();
     node.configure("1.0.0", &[("main", "")]);
