@@ -8,17 +8,15 @@
 //! links to files of lower layers, an opaque root. [`crate::settle`] deals with them once the layers
 //! below are known.
 
-use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::rc::Rc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, SeekFrom, Timespec};
 use rustix::io::Errno;
-use tar::EntryType;
 
+use crate::archive::{Archive, Entry, Kind, Sparse};
 use crate::confined::{self, Confined, Dir, Missing, Name, invalid};
 use crate::error::{Error, Result};
 use crate::inode::{At, Attempt, Inode, change, change_by_name, inode, set_directory_times, times};
@@ -29,10 +27,6 @@ const OPAQUE_MARK: &[u8] = b".wh..wh..opq";
 const AUFS: &[u8] = b".wh..wh.";
 
 const COPY_BUFFER: usize = 128 * 1024;
-/// What may stand before the content of an entry: its header, long names, pax records.
-const HEADERS: u64 = 4 << 20;
-/// Holes cost time although they cost no space, and an archive can claim any number of them.
-const MAX_SPARSE: u64 = 64 << 30;
 
 /// What a layer leaves to be settled with the layers below it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -59,43 +53,17 @@ pub(crate) fn apply(archive: impl Read, into: &Path) -> Result<Applied> {
     let confined = Confined::open(into).map_err(|e| Error::file("open", into, e))?;
     let mut layer =
         Layer { confined, applied: Applied::default(), times: HashMap::new(), buffer: Vec::new() };
-    let allowance = Rc::new(Cell::new(HEADERS));
-    let mut archive = tar::Archive::new(Metered { from: archive, left: Rc::clone(&allowance) });
-    let entries = archive.entries().map_err(|e| Error::file("read the archive for", into, e))?;
-    for entry in entries {
-        let mut entry = entry.map_err(|source| Error::Entry {
-            entry: "(next)".to_owned(),
-            attempted: "read its header",
-            source,
-        })?;
-        // Its own content, and whatever stands before the content of the next one.
-        allowance.set(entry.size().saturating_add(HEADERS));
-        layer.put(&mut entry).map_err(|(attempted, source)| Error::Entry {
-            entry: String::from_utf8_lossy(&entry.path_bytes()).into_owned(),
+    let mut archive = Archive::new(archive);
+    let fault =
+        |source| Error::Entry { entry: "(next)".to_owned(), attempted: "read its header", source };
+    while let Some(entry) = archive.next().map_err(fault)? {
+        layer.put(&entry, &mut archive).map_err(|(attempted, source)| Error::Entry {
+            entry: String::from_utf8_lossy(&entry.name).into_owned(),
             attempted,
             source,
         })?;
     }
     layer.finish().map_err(|e| Error::file("set the times in", into, e))
-}
-
-/// Reads no more than is left: the reader of archives keeps long names and pax records in memory,
-/// whatever their size, and a few megabytes of gzip can hold gigabytes of them.
-struct Metered<R> {
-    from: R,
-    left: Rc<Cell<u64>>,
-}
-
-impl<R: Read> Read for Metered<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.left.get() == 0 {
-            return Err(invalid("headers of more than 4 MiB"));
-        }
-        let most = usize::try_from(self.left.get()).unwrap_or(usize::MAX).min(buffer.len());
-        let count = self.from.read(&mut buffer[..most])?;
-        self.left.set(self.left.get() - count as u64);
-        Ok(count)
-    }
 }
 
 struct Layer {
@@ -107,19 +75,12 @@ struct Layer {
 }
 
 impl Layer {
-    fn put<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Attempt<()> {
-        let kind = entry.header().entry_type();
-        if matches!(kind, EntryType::XGlobalHeader) {
-            return Ok(());
-        }
-        let raw = entry.path_bytes().into_owned();
-        let name = Name::clean(&raw).at("use its name")?;
-        let directory = kind.is_dir() || (kind.is_file() && raw.last() == Some(&b'/'));
+    fn put(&mut self, entry: &Entry, content: &mut impl Read) -> Attempt<()> {
+        let name = Name::clean(&entry.name).at("use its name")?;
         if name.is_root() {
-            if directory {
+            if entry.kind == Kind::Dir {
                 self.applied.root = true;
-                let inode = inode(entry)?;
-                return self.change_directory(&name, &inode);
+                return self.change_directory(&name, &inode(entry)?);
             }
             return Err(("use its name", invalid("only a directory can be the root")));
         }
@@ -127,24 +88,18 @@ impl Layer {
         if let Some(hidden) = last.strip_prefix(WHITEOUT) {
             return self.whiteout(&parent, last, hidden);
         }
-        if directory {
-            let inode = inode(entry)?;
-            return self.directory(&parent, last, &inode);
+        if entry.kind == Kind::Dir {
+            return self.directory(&parent, last, &inode(entry)?);
         }
         let dir = self.parent(&parent)?;
-        match kind {
-            EntryType::Link => self.hard_link(entry, &dir, last),
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                self.file(entry, &dir, last)
-            }
-            EntryType::Symlink => self.symlink(entry, &dir, last),
-            EntryType::Char => self.node(entry, (&dir, last), FileType::CharacterDevice),
-            EntryType::Block => self.node(entry, (&dir, last), FileType::BlockDevice),
-            EntryType::Fifo => self.node(entry, (&dir, last), FileType::Fifo),
-            other => {
-                let reason = format!("entry type {:?} is unknown", char::from(other.as_byte()));
-                Err(("put it in place", invalid(&reason)))
-            }
+        match entry.kind {
+            Kind::File => self.file((entry, content), &dir, last),
+            Kind::Link => self.hard_link(entry, &dir, last),
+            Kind::Symlink => self.symlink(entry, &dir, last),
+            Kind::Char => self.node(entry, (&dir, last), FileType::CharacterDevice),
+            Kind::Block => self.node(entry, (&dir, last), FileType::BlockDevice),
+            Kind::Fifo => self.node(entry, (&dir, last), FileType::Fifo),
+            Kind::Dir => Ok(()),
         }
     }
 
@@ -220,26 +175,22 @@ impl Layer {
         Ok(())
     }
 
-    fn file<R: Read>(
+    fn file(
         &mut self,
-        entry: &mut tar::Entry<'_, R>,
+        (entry, content): (&Entry, &mut impl Read),
         dir: &Dir,
         last: &[u8],
     ) -> Attempt<()> {
         let inode = inode(entry)?;
-        let sparse = entry.header().entry_type().is_gnu_sparse();
-        if sparse && entry.size() > MAX_SPARSE {
-            return Err(("create the file", invalid("a sparse file of more than 64 GiB")));
-        }
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let fd = self
             .make(dir, last, || rustix::fs::openat(dir, last, flags, mode))
             .at("create the file")?;
-        match sparse {
-            true => self.copy_sparse(entry, &fd)?,
-            false => self.copy(entry, &fd)?,
+        match &entry.sparse {
+            Some(sparse) => self.copy_sparse((content, sparse), &fd)?,
+            None => self.copy(content, &fd)?,
         }
         change(&fd, &inode)?;
         rustix::fs::futimens(&fd, &times(inode.mtime)).at("set the times")
@@ -272,48 +223,35 @@ impl Layer {
         }
     }
 
-    /// Leaves holes where whole blocks are zero: the archive has them as holes, too.
-    fn copy_sparse(&mut self, from: &mut impl Read, to: &OwnedFd) -> Attempt<()> {
-        const BLOCK: usize = 4096;
-        self.buffer.resize(COPY_BUFFER, 0);
-        let mut length: u64 = 0;
-        loop {
-            let count = fill(from, &mut self.buffer).at("read the content")?;
-            if count == 0 {
-                return rustix::fs::ftruncate(to, length).at("set the length");
+    /// Writes each part at its place; what is between them stays a hole.
+    fn copy_sparse(
+        &mut self,
+        (from, sparse): (&mut impl Read, &Sparse),
+        to: &OwnedFd,
+    ) -> Attempt<()> {
+        let mut end = 0;
+        for (position, length) in &sparse.parts {
+            let next = position.checked_add(*length).filter(|next| *next <= sparse.size);
+            if *position < end || next.is_none() {
+                return Err(("read its holes", invalid("its parts overlap or leave the file")));
             }
-            for block in self.buffer[..count].chunks(BLOCK) {
-                if block.iter().any(|byte| *byte != 0) {
-                    rustix::fs::seek(to, rustix::fs::SeekFrom::Start(length)).at("seek")?;
-                    write_all(to, block).at("write the content")?;
-                }
-                length += block.len() as u64;
-            }
+            end = next.unwrap_or(end);
+            rustix::fs::seek(to, SeekFrom::Start(*position)).at("seek")?;
+            self.copy(&mut (&mut *from).take(*length), to)?;
         }
+        rustix::fs::ftruncate(to, sparse.size).at("set the length")
     }
 
-    fn symlink<R: Read>(
-        &mut self,
-        entry: &mut tar::Entry<'_, R>,
-        dir: &Dir,
-        last: &[u8],
-    ) -> Attempt<()> {
+    fn symlink(&mut self, entry: &Entry, dir: &Dir, last: &[u8]) -> Attempt<()> {
         let inode = inode(entry)?;
         let target = target(entry)?;
-        self.make(dir, last, || rustix::fs::symlinkat(&*target, dir, last)).at("make the link")?;
+        self.make(dir, last, || rustix::fs::symlinkat(target, dir, last)).at("make the link")?;
         change_by_name(dir, last, &inode)
     }
 
-    fn node<R: Read>(
-        &mut self,
-        entry: &mut tar::Entry<'_, R>,
-        (dir, last): (&Dir, &[u8]),
-        kind: FileType,
-    ) -> Attempt<()> {
+    fn node(&mut self, entry: &Entry, (dir, last): (&Dir, &[u8]), kind: FileType) -> Attempt<()> {
         let inode = inode(entry)?;
-        let header = entry.header();
-        let major = header.device_major().at("read the device number")?.unwrap_or(0);
-        let minor = header.device_minor().at("read the device number")?.unwrap_or(0);
+        let (major, minor) = entry.device;
         let device = match kind {
             FileType::Fifo => 0,
             _ => rustix::fs::makedev(major, minor),
@@ -324,13 +262,8 @@ impl Layer {
         rustix::fs::chmodat(dir, last, inode.mode, AtFlags::empty()).at("set the mode")
     }
 
-    fn hard_link<R: Read>(
-        &mut self,
-        entry: &mut tar::Entry<'_, R>,
-        dir: &Dir,
-        last: &[u8],
-    ) -> Attempt<()> {
-        let target = Name::clean(&target(entry)?).at("use its target")?;
+    fn hard_link(&mut self, entry: &Entry, dir: &Dir, last: &[u8]) -> Attempt<()> {
+        let target = Name::clean(target(entry)?).at("use its target")?;
         let (parent, file) = target.split();
         let found = match self.confined.directory(&parent, Missing::Fail) {
             Ok(found) => found,
@@ -368,10 +301,10 @@ impl Layer {
     }
 }
 
-fn target<R: Read>(entry: &tar::Entry<'_, R>) -> Attempt<Vec<u8>> {
-    match entry.link_name_bytes() {
-        Some(target) if !target.is_empty() => Ok(target.into_owned()),
-        _ => Err(("read its target", invalid("a link without a target"))),
+fn target(entry: &Entry) -> Attempt<&[u8]> {
+    match entry.target.is_empty() {
+        true => Err(("read its target", invalid("a link without a target"))),
+        false => Ok(&entry.target),
     }
 }
 

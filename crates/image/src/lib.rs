@@ -14,6 +14,7 @@
 //! blocking threads; no lock is held while the network is waited for.
 
 mod apply;
+mod archive;
 mod confined;
 mod database;
 mod digest;

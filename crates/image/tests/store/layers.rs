@@ -53,11 +53,11 @@ async fn metadata_of_every_kind_of_file_is_kept() {
         .node("d/disk", EntryType::Block, (7, 0))
         .node("d/fifo", EntryType::Fifo, (0, 0))
         .pax(&[
-            ("path", long.as_bytes()),
             ("mtime", b"1234567890.25"),
-            ("SCHILY.xattr.user.note", b"kept"),
+            ("SCHILY.xattr.user.note", b"ke\npt\0"),
             ("SCHILY.xattr.security.capability", &capability),
             ("SCHILY.xattr.trusted.overlay.redirect", b"/etc"),
+            ("path", long.as_bytes()),
         ])
         .file_like("short", b"long name", 0o755, (0, 0))
         .finish();
@@ -76,7 +76,7 @@ async fn metadata_of_every_kind_of_file_is_kept() {
     let long = dirs[0].join(&long);
     assert_eq!(std::fs::read_to_string(&long).unwrap(), "long name");
     assert_eq!((at(&long, "").mtime(), at(&long, "").mtime_nsec()), (1_234_567_890, 250_000_000));
-    assert_eq!(xattr(&long, "user.note").as_deref(), Some(&b"kept"[..]));
+    assert_eq!(xattr(&long, "user.note").as_deref(), Some(&b"ke\npt\0"[..]));
     assert_eq!(xattr(&long, "security.capability").map(|v| v.len()), Some(20));
     assert_eq!(xattr(&long, "trusted.overlay.redirect"), None);
 }
