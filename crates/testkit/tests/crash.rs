@@ -16,7 +16,7 @@ use berth_testkit::specs::{Container, Pod};
 
 /// Fewer points than these, and the harness has lost sight of the daemon's log.
 const FLOOR: [(Call, usize); 5] =
-    [(Call::Run, 20), (Call::Create, 12), (Call::Start, 4), (Call::Stop, 6), (Call::Remove, 12)];
+    [(Call::Run, 24), (Call::Create, 12), (Call::Start, 9), (Call::Stop, 30), (Call::Remove, 15)];
 
 /// The call under fire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
