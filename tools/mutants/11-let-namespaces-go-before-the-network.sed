@@ -1,4 +1,3 @@
 # file: crates/pod/src/holding.rs
-# build: node
-# test: -p berth-testkit --test e2e pods::a_pod_is_run
+# test: -p berth-pod
 s/Self::Network => &\[Self::Namespaces\],/Self::Network => \&[],/
