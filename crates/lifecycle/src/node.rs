@@ -213,7 +213,7 @@ impl Node {
     pub async fn update_resources(&self, id: &str, asked: Resources) -> Result<(), Error> {
         let view = self.container(id)?;
         let (id, _, entry) = self.shared.registry.container(view.id.as_str())?;
-        let request = Request::UpdateResources(id.clone(), merged(&view.resources, asked));
+        let request = Request::UpdateResources(id.clone(), asked);
         match self.ask(&entry, request).await {
             None => Err(not_found("container", id.as_str())),
             answer => done(answer),
@@ -329,26 +329,4 @@ fn random() -> [u8; 32] {
                 .unwrap_or(0);
     }
     bytes
-}
-
-/// The limits as they are to be: what the request leaves out stays as it is.
-fn merged(now: &Resources, asked: Resources) -> Resources {
-    let number = |asked: i64, now: i64| if asked == 0 { now } else { asked };
-    let text = |asked: String, now: &String| if asked.is_empty() { now.clone() } else { asked };
-    let mut hugepages = now.hugepages.clone();
-    hugepages.extend(asked.hugepages);
-    let mut unified = now.unified.clone();
-    unified.extend(asked.unified);
-    Resources {
-        cpu_period: number(asked.cpu_period, now.cpu_period),
-        cpu_quota: number(asked.cpu_quota, now.cpu_quota),
-        cpu_shares: number(asked.cpu_shares, now.cpu_shares),
-        memory_limit: number(asked.memory_limit, now.memory_limit),
-        memory_swap_limit: number(asked.memory_swap_limit, now.memory_swap_limit),
-        oom_score_adj: number(asked.oom_score_adj, now.oom_score_adj),
-        cpuset_cpus: text(asked.cpuset_cpus, &now.cpuset_cpus),
-        cpuset_mems: text(asked.cpuset_mems, &now.cpuset_mems),
-        hugepages,
-        unified,
-    }
 }

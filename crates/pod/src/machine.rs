@@ -59,7 +59,7 @@ pub enum Request {
     StopContainer(ContainerId, Nanos),
     /// RemoveContainer.
     RemoveContainer(ContainerId),
-    /// UpdateContainerResources: the limits as they are to be, in full.
+    /// UpdateContainerResources: the limits to change; what is 0 or empty stays as it is.
     UpdateResources(ContainerId, Resources),
 }
 
@@ -145,15 +145,6 @@ pub struct Tries {
     pub last: Failure,
 }
 
-/// A limit change that is not yet true.
-#[derive(Clone, Debug, PartialEq)]
-struct Update {
-    /// The limits to go back to if the change fails.
-    before: Resources,
-    /// Asked for again while the job ran: it is to run once more.
-    again: bool,
-}
-
 /// What makes holdings be let go. Until a save holds it, a restarted daemon would take them for
 /// held: so no release starts before.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -183,7 +174,8 @@ pub struct Machine {
     /// Replies that wait for a save.
     replies: Vec<(u64, Token, Result<Reply, Failure>)>,
     tries: BTreeMap<Subject, Tries>,
-    updates: BTreeMap<ContainerId, Update>,
+    /// Whose limits were changed again while the job ran: it is to run once more.
+    update_again: BTreeSet<ContainerId>,
     unclaimed: BTreeMap<Option<ContainerId>, Nanos>,
     /// Left over and not yet saved; the first so many are in the save in flight.
     leftovers: Vec<Leftover>,
@@ -211,7 +203,7 @@ impl Machine {
             waiters: Vec::new(),
             replies: Vec::new(),
             tries: BTreeMap::new(),
-            updates: BTreeMap::new(),
+            update_again: BTreeSet::new(),
             unclaimed: BTreeMap::new(),
             leftovers: Vec::new(),
             unsaved_leftovers: 0,

@@ -188,6 +188,8 @@ pub struct ContainerRecord {
     pub spec: Arc<Admitted<ContainerSpec>>,
     /// Its limits as they stand, updates included.
     pub resources: Resources,
+    /// A change of the limits that is not yet true: those to go back to if it fails.
+    pub changing: Option<Resources>,
     /// When its creation was asked for, ns since the epoch.
     pub created_at: i64,
     /// The wish.
@@ -363,6 +365,7 @@ impl ContainerRecord {
         Self {
             id,
             resources: spec.spec.resources.clone(),
+            changing: None,
             spec: Arc::new(spec),
             created_at: now,
             wish: ContainerWish::Create,

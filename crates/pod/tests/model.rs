@@ -10,8 +10,14 @@ use world::{Budget, Script, explore, lose_an_unclaimed_sandbox};
 
 /// Explores a script, and sees that there was something to explore.
 fn check(script: &[Script], at_least: usize) {
+    check_after(script, 0, at_least);
+}
+
+/// The same, once so many calls have gone well.
+fn check_after(script: &[Script], well: usize, at_least: usize) {
     let depth = std::env::var("BERTH_MODEL_DEPTH").ok().and_then(|d| d.parse().ok());
-    let seen = explore(script, Budget { failures: 1, crashes: 1, depth: depth.unwrap_or(13) });
+    let seen =
+        explore(script, well, Budget { failures: 1, crashes: 1, depth: depth.unwrap_or(13) });
     assert!(seen > at_least, "the model saw only {seen} states: it explores nothing");
 }
 
@@ -24,6 +30,12 @@ fn a_pod_runs_stops_and_goes() {
 fn a_container_runs_in_a_pod_while_things_fail_and_crash() {
     use Script::{Create, Remove, Run, Start, Stop};
     check(&[Run, Create, Start, Stop, Remove], 2_000);
+}
+
+#[test]
+fn limits_change_before_and_after_the_start() {
+    use Script::{Create, Run, Start, Stop, Update};
+    check_after(&[Run, Create, Update, Start, Update, Stop], 2, 2_000);
 }
 
 #[test]

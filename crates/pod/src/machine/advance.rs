@@ -79,7 +79,8 @@ impl Machine {
         let Some(c) = self.record.containers.get(id) else { return };
         let on = |h| Subject::Container(id.clone(), h);
         let ready = self.record.ready();
-        let updating = self.updates.contains_key(id);
+        // A start that a dead daemon began is finished first: the change waits for it.
+        let updating = c.changing.is_some() && c.task.status() == Status::Absent;
         let update_idle = self.busy(&Subject::Update(id.clone())) == Busy::Idle;
         let saved = self.may_release(Some(id));
         let steps = plan::steps(
@@ -205,12 +206,12 @@ impl Machine {
     }
 
     fn update_limits(&mut self, id: &ContainerId) {
-        if !self.updates.contains_key(id) {
-            return;
-        }
         let task = Subject::Container(id.clone(), ContainerHolding::Task);
         let subject = Subject::Update(id.clone());
         let Some(c) = self.record.containers.get(id) else { return };
+        if c.changing.is_none() {
+            return;
+        }
         if c.exit.is_some() || c.wish >= ContainerWish::Stop {
             if self.busy(&subject) == Busy::Idle {
                 let text = format!("container {id} stopped before its resources were changed");
@@ -238,7 +239,7 @@ impl Machine {
             )
         });
         self.record.containers.remove(id);
-        self.updates.remove(id);
+        self.update_again.remove(id);
         self.unclaimed.remove(&Some(id.clone()));
         self.tries.retain(|s, _| s.container() != Some(id));
         self.dirty = true;

@@ -43,12 +43,12 @@ impl Machine {
                 }
             }
             (Subject::Update(id), _) => {
-                if let Some(update) = self.updates.get_mut(id)
-                    && std::mem::take(&mut update.again)
-                {
+                if self.update_again.remove(id) {
                     return;
                 }
-                self.updates.remove(id);
+                if let Some(c) = self.record.containers.get_mut(id) {
+                    c.changing = None;
+                }
                 for (token, _) in self.take_waiters(|w| *w == Wait::Updated(id.clone())) {
                     self.reply_saved(token, Ok(Reply::Done));
                 }
@@ -124,10 +124,11 @@ impl Machine {
     }
 
     pub(super) fn update_failed(&mut self, id: &ContainerId, failure: &Failure) {
-        if let Some(update) = self.updates.remove(id)
-            && let Some(c) = self.record.containers.get_mut(id)
+        self.update_again.remove(id);
+        if let Some(c) = self.record.containers.get_mut(id)
+            && let Some(before) = c.changing.take()
         {
-            c.resources = update.before;
+            c.resources = before;
         }
         self.dirty = true;
         for (token, _) in self.take_waiters(|w| *w == Wait::Updated(id.clone())) {

@@ -139,18 +139,42 @@ impl Machine {
         self.waiters.push((token, Wait::ContainerRemoved(id)));
     }
 
-    fn update(&mut self, token: Token, id: ContainerId, resources: Resources) {
+    fn update(&mut self, token: Token, id: ContainerId, asked: Resources) {
         let Some(c) = self.record.containers.get_mut(&id) else { return self.absent(token, &id) };
         match verdict::update_container(c) {
             Verdict::Refuse(failure) => self.refuse(token, failure),
             _ => {
-                let before = std::mem::replace(&mut c.resources, resources);
-                let again = self.jobs.contains_key(&Subject::Update(id.clone()));
-                let update = super::Update { before, again: false };
-                self.updates.entry(id.clone()).or_insert(update).again = again;
+                let changed = merged(&c.resources, asked);
+                let before = std::mem::replace(&mut c.resources, changed);
+                c.changing.get_or_insert(before);
+                if self.jobs.contains_key(&Subject::Update(id.clone())) {
+                    self.update_again.insert(id.clone());
+                }
                 self.dirty = true;
                 self.waiters.push((token, Wait::Updated(id)));
             }
         }
+    }
+}
+
+/// The limits as they are to be: what the request leaves out stays as it is.
+fn merged(now: &Resources, asked: Resources) -> Resources {
+    let number = |asked: i64, now: i64| if asked == 0 { now } else { asked };
+    let text = |asked: String, now: &String| if asked.is_empty() { now.clone() } else { asked };
+    let mut hugepages = now.hugepages.clone();
+    hugepages.extend(asked.hugepages);
+    let mut unified = now.unified.clone();
+    unified.extend(asked.unified);
+    Resources {
+        cpu_period: number(asked.cpu_period, now.cpu_period),
+        cpu_quota: number(asked.cpu_quota, now.cpu_quota),
+        cpu_shares: number(asked.cpu_shares, now.cpu_shares),
+        memory_limit: number(asked.memory_limit, now.memory_limit),
+        memory_swap_limit: number(asked.memory_swap_limit, now.memory_swap_limit),
+        oom_score_adj: number(asked.oom_score_adj, now.oom_score_adj),
+        cpuset_cpus: text(asked.cpuset_cpus, &now.cpuset_cpus),
+        cpuset_mems: text(asked.cpuset_mems, &now.cpuset_mems),
+        hugepages,
+        unified,
     }
 }

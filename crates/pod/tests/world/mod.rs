@@ -17,6 +17,7 @@ pub(crate) enum Script {
     Run,
     Create,
     Start,
+    Update,
     Stop,
     Remove,
     StopPod,
@@ -43,6 +44,8 @@ struct Moment {
     exists: BTreeSet<Subject>,
     terminated: BTreeSet<Subject>,
     alive: bool,
+    /// The shares that the bundle and the task have.
+    shares: i64,
     jobs: BTreeMap<Subject, (Verb, bool)>,
     wake: Option<i64>,
     now: i64,
@@ -181,6 +184,7 @@ impl Moment {
             exists: BTreeSet::new(),
             terminated: BTreeSet::new(),
             alive: false,
+            shares: 0,
             jobs: BTreeMap::new(),
             wake: None,
             now: 1,
@@ -297,6 +301,10 @@ impl Moment {
                 Request::CreateContainer(id, Box::new(admitted(container_spec())))
             }
             Script::Start => Request::StartContainer(container),
+            Script::Update => {
+                let asked = Resources { cpu_shares: 7, ..Resources::default() };
+                Request::UpdateResources(container, asked)
+            }
             Script::Stop => Request::StopContainer(container, 5),
             Script::Remove => Request::RemoveContainer(container),
             Script::StopPod => Request::StopSandbox,
@@ -457,6 +465,12 @@ impl Moment {
     }
 
     fn effect(&mut self, subject: &Subject, verb: Verb) {
+        if let (Subject::Container(id, ContainerHolding::Bundle), Verb::Acquire)
+        | (Subject::Update(id), _) = (subject, verb)
+            && let Some(c) = self.machine.as_ref().and_then(|m| m.record().containers.get(id))
+        {
+            self.shares = c.resources.cpu_shares;
+        }
         match verb {
             Verb::Acquire => {
                 self.exists.insert(subject.clone());
@@ -531,6 +545,23 @@ impl Moment {
         }
     }
 
+    /// All goes well for as long as nothing but time can pass.
+    fn come_to_rest(&mut self, script: &[Script]) {
+        while let Some(choice) = self.well().filter(|c| !matches!(c, Choice::Tick)) {
+            self.happen(&choice, script);
+        }
+    }
+
+    /// At rest, the limits that are told are those that the container has.
+    fn limits_are_true(&self) {
+        let containers = self.machine.iter().flat_map(|m| m.record().containers.values());
+        for c in containers.filter(|c| c.created() && c.exit.is_none()) {
+            assert!(c.changing.is_none(), "a change of limits was forgotten: {c:?}");
+            let failed = self.failures > 0;
+            assert!(failed || c.resources.cpu_shares == self.shares, "{} is not true", self.shares);
+        }
+    }
+
     /// What happens next if all goes well.
     fn well(&self) -> Option<Choice> {
         if self.pending.is_some() {
@@ -558,6 +589,7 @@ impl Moment {
                 assert!(steps < 400, "it never comes to rest: {self:#?}");
             }
             if round == 0 {
+                self.limits_are_true();
                 assert!(
                     self.open.is_empty(),
                     "callers {:?} were never answered: {self:#?}",
@@ -595,18 +627,22 @@ pub(crate) fn lose_an_unclaimed_sandbox() {
     let mut moment = Moment::first();
     moment.happen(&Choice::Ask, &script);
     moment.happen(&Choice::Ask, &script);
-    while let Some(choice) = moment.well().filter(|c| !matches!(c, Choice::Tick)) {
-        moment.happen(&choice, &script);
-    }
+    moment.come_to_rest(&script);
     moment.happen(&Choice::End(Subject::Sandbox, How::Works), &script);
     moment.happen(&Choice::Ask, &script);
     moment.settle(&script);
 }
 
-/// Searches everything that can happen; gives how many different moments there were.
-pub(crate) fn explore(script: &[Script], budget: Budget) -> usize {
+/// Searches everything that can happen once so many calls of the script have gone well; gives how
+/// many different moments there were.
+pub(crate) fn explore(script: &[Script], well: usize, budget: Budget) -> usize {
+    let mut first = Moment::first();
+    for _ in 0..well {
+        first.happen(&Choice::Ask, script);
+        first.come_to_rest(script);
+    }
     let mut seen = HashSet::new();
-    let mut stack = vec![(Moment::first(), 0)];
+    let mut stack = vec![(first, 0)];
     let mut path: Vec<Choice> = Vec::new();
     let _told = Told;
     let mut froms: Vec<Option<Choice>> = vec![None];
