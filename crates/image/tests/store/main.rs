@@ -10,6 +10,5 @@ mod mirrors;
 mod pull;
 mod registry;
 mod snapshots;
-mod throughput;
 mod tls;
 mod tokens;

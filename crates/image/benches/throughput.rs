@@ -1,5 +1,11 @@
-//! How fast images come in. Run with
-//! `cargo test --release -p berth-image --test store -- --ignored --nocapture throughput`.
+//! How fast images come in: `cargo bench -p berth-image`. It needs root, and 1 GB of memory and disk.
+
+#[allow(dead_code)] // The tests use the rest of it.
+#[path = "../tests/store/fixture.rs"]
+mod fixture;
+#[allow(dead_code)] // The tests use the rest of it.
+#[path = "../tests/store/registry.rs"]
+mod registry;
 
 use std::time::Instant;
 
@@ -42,9 +48,16 @@ fn cpu_seconds() -> f64 {
     (ticks(11) + ticks(12)) / 100.0
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement: some seconds and 1 GB of memory and disk"]
-async fn throughput() {
+fn main() {
+    // Cargo's test runners start it, too, without this argument.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(2).enable_all().build().unwrap().block_on(measure());
+}
+
+async fn measure() {
     let image = image();
     let bytes: usize = image.layers.iter().map(Vec::len).sum();
     let whole = (LAYERS * FILES * FILE) as f64 / 1e6;
