@@ -7,7 +7,9 @@ use berth_oci::facts::PodInput;
 use berth_oci::{SandboxTask, sandbox_spec, to_json};
 use berth_pod::Kind;
 use berth_pod::record::{PodFact, ShimFact};
-use berth_shim_client::{Answer, Deadlines, Generation, Launch, Shim, parse_answer};
+use berth_shim_client::{
+    Answer, Deadlines, Generation, Kind as ShimKind, Launch, Shim, parse_answer,
+};
 
 use super::{Context, Result, Trouble, blocking, bundle, cgroup, failed};
 use crate::layout::text;
@@ -177,6 +179,34 @@ pub(super) async fn release(context: &Context) -> Result<()> {
     context.shared.disconnect(id);
     cgroup::clear(leaf).await?;
     bundle::clear(context, &context.layout().bundle(id.as_str())).await
+}
+
+/// Kills a shim that lives and says nothing: whoever waits for it would wait for ever. True if it
+/// was killed.
+pub(super) async fn put_down_if_silent(context: &Context, container: &str) -> Result<bool> {
+    if answers(context, container).await {
+        return Ok(false);
+    }
+    let pod = &context.record.id;
+    tracing::warn!(%pod, container, "the shim does not answer: it is killed");
+    context.shared.disconnect(pod);
+    cgroup::clear(context.shared.cgroups.at(&context.layout().shim_cgroup(pod))?).await?;
+    Ok(true)
+}
+
+/// Does the shim say anything about this container, if need be over a new connection.
+async fn answers(context: &Context, container: &str) -> bool {
+    for _ in 0..2 {
+        let Ok(shim) = connection(context).await else { return false };
+        match shim.state(container, None).await {
+            Ok(_) => return true,
+            Err(why) if why.kind() == ShimKind::Unavailable => {
+                context.shared.disconnect(&context.record.id);
+            }
+            Err(why) => return why.kind() != ShimKind::TimedOut,
+        }
+    }
+    false
 }
 
 /// Waits until the leaf is empty.

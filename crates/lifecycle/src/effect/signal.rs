@@ -3,14 +3,18 @@
 use std::time::Duration;
 
 use berth_pod::job::Outcome;
+use berth_pod::record::PodWish;
 use berth_pod::{ContainerId, Kind};
 use berth_shim_client::Kind as ShimKind;
 use berth_sys::Signal;
 
-use super::{Context, Result, Trouble, blocking, cgroup, connection};
+use super::{Context, Result, Trouble, blocking, cgroup, connection, shim};
 
 /// A shim that takes longer to kill than this is by-passed.
 const KILL: Duration = Duration::from_secs(3);
+
+/// How many kills a shim may leave unanswered: then it is killed too, and the pod is lost.
+const PATIENCE: u32 = 4;
 
 /// Sends the stop signal: the one asked for, else the image's, else SIGTERM.
 pub(super) async fn terminate(context: &Context, id: &ContainerId) -> Result<Outcome> {
@@ -29,7 +33,8 @@ fn over(kind: ShimKind) -> bool {
     matches!(kind, ShimKind::NotFound | ShimKind::WrongState)
 }
 
-/// Kills through the shim; from the second time on, or without one, by the cgroup.
+/// Kills through the shim; from the second time on, or without one, by the cgroup. A shim that then
+/// says nothing of the end is killed as well.
 pub(super) async fn kill(context: &Context, id: &ContainerId, tries: u32) -> Result<Outcome> {
     if tries == 0 {
         let asked = async {
@@ -43,12 +48,19 @@ pub(super) async fn kill(context: &Context, id: &ContainerId, tries: u32) -> Res
         }
     }
     let cgroup = context.shared.cgroups.at(&cgroup::path_of(context, id))?;
-    blocking(move || {
-        if !cgroup.exists() {
-            return super::failed(Kind::NotFound, "the container's cgroup is gone");
+    let there = blocking(move || {
+        let there = cgroup.exists();
+        if there {
+            cgroup::nobody(&cgroup, cgroup.kill(cgroup::KILL)?)?;
         }
-        cgroup::nobody(&cgroup, cgroup.kill(cgroup::KILL)?)?;
-        Ok(Outcome::Done)
+        Ok(there)
     })
-    .await
+    .await?;
+    // Nobody is alive, and the shim has not said so. In a pod that ends it has no time to lose.
+    let patience = if context.record.wish >= PodWish::Stop { 1 } else { PATIENCE };
+    let killed = tries >= patience && shim::put_down_if_silent(context, id.as_str()).await?;
+    if there || killed {
+        return Ok(Outcome::Done);
+    }
+    super::failed(Kind::NotFound, "the container's cgroup is gone")
 }

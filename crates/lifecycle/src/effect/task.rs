@@ -1,6 +1,6 @@
 //! The container's task in the shim: created and started, or adopted; killed and deleted.
 
-use berth_pod::record::{ContainerFact, TaskFact};
+use berth_pod::record::{ContainerFact, PodWish, TaskFact};
 use berth_pod::spec::Stdin;
 use berth_pod::{ContainerId, Kind};
 use berth_shim_client::{Any, Create, Kind as ShimKind, Mount, Options, Shim, Status};
@@ -80,16 +80,21 @@ pub(super) async fn release(context: &Context, id: &ContainerId) -> Result<()> {
     if context.rebooted() {
         return Ok(());
     }
-    match connection(context).await {
-        Ok(shim) => match end(&shim, id).await {
-            Err(Trouble::Failed(why)) if why.kind == Kind::Unavailable => {
-                context.shared.disconnect(&context.record.id);
-                without_shim(context, id, Trouble::Failed(why)).await
-            }
-            done => done,
-        },
-        Err(why) => without_shim(context, id, why).await,
+    let done = match connection(context).await {
+        Ok(shim) => end(&shim, id).await,
+        Err(why) => Err(why),
+    };
+    let Err(Trouble::Failed(why)) = done else { return done };
+    // A pod that ends does not wait for a shim that lives and says nothing.
+    let ending = context.record.wish >= PodWish::Stop;
+    let unheard = matches!(why.kind, Kind::Unavailable | Kind::TimedOut);
+    let killed = ending && unheard && shim::put_down_if_silent(context, id.as_str()).await?;
+    if why.kind == Kind::Unavailable {
+        context.shared.disconnect(&context.record.id);
+    } else if !killed {
+        return Err(Trouble::Failed(why));
     }
+    without_shim(context, id, Trouble::Failed(why)).await
 }
 
 async fn without_shim(context: &Context, id: &ContainerId, why: Trouble) -> Result<()> {
