@@ -4,6 +4,7 @@ use std::process::Command;
 
 use anyhow::Result;
 use berth_testkit::config::Config;
+use berth_testkit::http::Request;
 use berth_testkit::image::samples;
 use berth_testkit::network;
 use berth_testkit::node::Node;
@@ -68,7 +69,9 @@ fn the_registry_serves_what_was_pushed() -> Result<()> {
     let push = node.registry()?.push();
     let samples = samples::all()?;
     node.place()?.visit(|| samples.iter().try_for_each(|sample| push.sample(sample)))?;
-    let tags = node.run("curl", &["-s", "http://127.0.0.1:5000/v2/testing/tags/tags/list"])?;
+    let list = Request::new("GET", "/v2/testing/tags/tags/list");
+    let address = node.registry()?.address();
+    let tags = node.place()?.visit(|| list.send(address))?.text();
     assert!(["\"1\"", "\"2\"", "\"3\""].iter().all(|tag| tags.contains(tag)), "{tags}");
     Ok(())
 }

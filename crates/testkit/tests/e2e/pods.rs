@@ -200,3 +200,40 @@ fn version_status_and_runtime_config_tell_the_kubelet_what_it_needs() -> Result<
         Ok(())
     })
 }
+
+#[test]
+fn standard_input_is_open_only_where_the_config_asks_for_it() -> Result<()> {
+    on_a_node(async |bed| {
+        let cri = &bed.cri;
+        let pod = cri.run(&bed.pod("stdin")).await?;
+        let reader = |name: &str, open: bool| {
+            Container::new(name, &busybox())
+                .shell("cat; echo ended")
+                .with(|config| config.stdin = open)
+        };
+        let open = cri.launch(&pod, &reader("open", true)).await?;
+        let closed = cri.launch(&pod, &reader("closed", false)).await?;
+        assert_eq!(cri.exited(&closed).await?.exit_code, 0);
+        bed.file_says(&bed.logs("stdin").join("closed.0.log"), "ended").await?;
+        // The other one was started first, and still reads.
+        assert_eq!(cri.container(&open).await?.state(), ContainerState::ContainerRunning);
+        bed.crash().await?;
+        let status = bed.cri.container(&open).await?;
+        assert_eq!(status.state(), ContainerState::ContainerRunning, "without a daemon, too");
+        Ok(())
+    })
+}
+
+#[test]
+fn calls_of_later_versions_say_that_they_are_not_there() -> Result<()> {
+    on_a_node(async |bed| {
+        let (_, id) = bed.idle("later").await?;
+        let request = cri::CheckpointContainerRequest { container_id: id, ..Default::default() };
+        let answer = bed.cri.runtime.clone().checkpoint_container(in_time(request)).await;
+        assert_eq!(refused(answer), Code::Unimplemented);
+        let request = in_time(cri::UpdatePodSandboxResourcesRequest::default());
+        let answer = bed.cri.runtime.clone().update_pod_sandbox_resources(request).await;
+        assert_eq!(refused(answer), Code::Unimplemented);
+        Ok(())
+    })
+}
