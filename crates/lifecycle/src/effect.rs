@@ -177,17 +177,24 @@ fn named(step: &str, why: Failure) -> Failure {
     Failure { message: format!("{step}: {}", why.message), ..why }
 }
 
+/// Each arm is boxed: a watch lasts as long as its pod, and must not be as large as the largest.
 async fn act(context: &Context, job: &Job) -> Result<Outcome> {
     match (&job.subject, job.verb) {
-        (Subject::Pod(h), Verb::Acquire) => acquire_pod(context, *h).await,
-        (Subject::Pod(h), _) => release_pod(context, *h).await,
-        (Subject::Container(id, h), Verb::Acquire) => acquire_container(context, id, *h).await,
-        (Subject::Container(id, h), _) => release_container(context, id, *h).await,
-        (Subject::Sandbox, _) => context.abortable(sandbox::watch(context)).await,
-        (Subject::Exit(id), _) => context.abortable(exit::watch(context, id)).await,
-        (Subject::Signal(id), Verb::Kill { tries }) => signal::kill(context, id, tries).await,
-        (Subject::Signal(id), _) => context.abortable(signal::terminate(context, id)).await,
-        (Subject::Update(id), _) => limits::update(context, id).await,
+        (Subject::Pod(h), Verb::Acquire) => Box::pin(acquire_pod(context, *h)).await,
+        (Subject::Pod(h), _) => Box::pin(release_pod(context, *h)).await,
+        (Subject::Container(id, h), Verb::Acquire) => {
+            Box::pin(acquire_container(context, id, *h)).await
+        }
+        (Subject::Container(id, h), _) => Box::pin(release_container(context, id, *h)).await,
+        (Subject::Sandbox, _) => Box::pin(context.abortable(sandbox::watch(context))).await,
+        (Subject::Exit(id), _) => Box::pin(context.abortable(exit::watch(context, id))).await,
+        (Subject::Signal(id), Verb::Kill { tries }) => {
+            Box::pin(signal::kill(context, id, tries)).await
+        }
+        (Subject::Signal(id), _) => {
+            Box::pin(context.abortable(signal::terminate(context, id))).await
+        }
+        (Subject::Update(id), _) => Box::pin(limits::update(context, id)).await,
     }
 }
 
