@@ -120,6 +120,14 @@ impl Bed {
         self.before.same_again(&self.node)
     }
 
+    /// Demands that the node becomes as it was when the test began, within this time.
+    ///
+    /// # Errors
+    /// With the names of what differs then.
+    pub fn becomes_clean(&self, within: Duration) -> Result<()> {
+        self.before.same_within(&self.node, within)
+    }
+
     /// Runs a pod that logs, with one idle container of the image `busybox`.
     ///
     /// # Errors

@@ -76,7 +76,15 @@ impl Census {
     /// # Errors
     /// With every difference, if they do not go away within three seconds.
     pub fn same_again(&self, node: &Node) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        self.same_within(node, PATIENCE)
+    }
+
+    /// As [`Census::same_again`], with another patience.
+    ///
+    /// # Errors
+    /// With every difference that is still there then.
+    pub fn same_within(&self, node: &Node, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
         loop {
             let difference = self.difference(&Self::take(node)?);
             if difference == Difference::default() {
