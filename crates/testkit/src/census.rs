@@ -94,7 +94,7 @@ impl Census {
                 bail!("the leak census is not empty:\n{difference}");
             }
             // Closing and reaping end without an event that a test could wait for.
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep((patience / 100).min(Duration::from_secs(1)));
         }
     }
 
