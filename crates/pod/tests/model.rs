@@ -6,7 +6,7 @@
 
 mod world;
 
-use world::{Budget, Script, explore, lose_an_unclaimed_sandbox};
+use world::{Budget, Script, explore, lose_an_unclaimed_sandbox, never_delete_an_ended_task};
 
 /// Explores a script, and sees that there was something to explore.
 fn check(script: &[Script], at_least: usize) {
@@ -52,4 +52,9 @@ fn callers_give_up_and_repeat() {
 #[test]
 fn a_sandbox_that_is_lost_before_anybody_claims_it_is_rolled_back() {
     lose_an_unclaimed_sandbox();
+}
+
+#[test]
+fn a_task_that_has_ended_and_is_never_deleted_is_left_over() {
+    never_delete_an_ended_task();
 }

@@ -168,9 +168,10 @@ impl Machine {
         if now - since < LEFT_OVER_AFTER && !timed_out {
             return;
         }
+        let ended = |id| self.record.containers.get(id).is_some_and(|c| c.exit.is_some());
         let holding = match subject {
-            // A task that cannot be released may still run: it is tried for ever.
-            Subject::Container(_, ContainerHolding::Task) => return,
+            // A task that was not seen to end may still run: it is tried for ever.
+            Subject::Container(id, ContainerHolding::Task) if !ended(id) => return,
             Subject::Container(_, h) => h.name(),
             Subject::Pod(h) => h.name(),
             _ => return,

@@ -331,13 +331,15 @@ impl Moment {
 
     fn dispatch(&mut self, commands: Vec<Command>) {
         self.wake = None;
+        for command in &commands {
+            if let Command::Save(_, leftovers) = command {
+                self.leftovers.extend(leftovers.iter().map(leftover_key));
+            }
+        }
         for command in commands {
             match command {
                 Command::Save(generation, leftovers) => {
                     let record = self.machine.as_ref().unwrap().record().clone();
-                    for l in &leftovers {
-                        self.leftovers.insert(leftover_key(l));
-                    }
                     self.pending = Some((generation, record, leftovers.len()));
                 }
                 Command::Start(job) => self.start(job),
@@ -414,7 +416,7 @@ impl Moment {
                     let tasks =
                         |s: &&Subject| matches!(s, Subject::Container(_, ContainerHolding::Task));
                     assert!(
-                        !self.exists.iter().any(|s| tasks(&s)),
+                        !self.exists.iter().any(|s| tasks(&s) && self.really(s)),
                         "the sandbox goes before a task"
                     );
                 }
@@ -629,6 +631,33 @@ pub(crate) fn lose_an_unclaimed_sandbox() {
     moment.happen(&Choice::Ask, &script);
     moment.come_to_rest(&script);
     moment.happen(&Choice::End(Subject::Sandbox, How::Works), &script);
+    moment.happen(&Choice::Ask, &script);
+    moment.settle(&script);
+}
+
+/// A task that has ended, and that its shim never deletes, does not keep its pod.
+pub(crate) fn never_delete_an_ended_task() {
+    let script = [Script::Run, Script::Create, Script::Start, Script::RemovePod];
+    let mut moment = Moment::first();
+    for _ in 0..3 {
+        moment.happen(&Choice::Ask, &script);
+        moment.come_to_rest(&script);
+    }
+    let id = moment.container.clone().expect("a container");
+    let task = Subject::Container(id.clone(), ContainerHolding::Task);
+    moment.alive = false;
+    moment.happen(&Choice::End(Subject::Exit(id), How::Works), &script);
+    for _ in 0..60 {
+        let choice = match moment.well() {
+            Some(Choice::End(subject, _)) if subject == task => {
+                Choice::End(subject, How::FailsBefore)
+            }
+            Some(choice) => choice,
+            None => break,
+        };
+        moment.happen(&choice, &script);
+    }
+    assert!(moment.leftovers.contains(&subject_key(&task)), "it is tried for ever: {moment:#?}");
     moment.happen(&Choice::Ask, &script);
     moment.settle(&script);
 }
