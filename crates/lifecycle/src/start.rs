@@ -62,10 +62,14 @@ pub(crate) async fn start(parts: Parts) -> Result<Arc<Shared>, Error> {
         jobs_enter,
     }));
     let known: HashSet<String> = known(&loaded);
+    // What a record that cannot be read holds is not known: nothing is swept beside it.
+    let all_read = loaded.unreadable.is_empty();
     let stray = Stray::find(&shared, &known).await;
     let live = adopt(&shared, loaded).await;
     tokio::spawn(leftovers::run(Arc::clone(&shared)));
-    tokio::spawn(sweep(Arc::clone(&shared), known, stray));
+    if all_read {
+        tokio::spawn(sweep(Arc::clone(&shared), known, stray));
+    }
     first_contact(&shared, live).await;
     Ok(shared)
 }
