@@ -198,6 +198,8 @@ impl Container {
     /// Starts the program; answers when it has taken the runtime's place.
     pub(crate) async fn start(&self) -> Result<u32> {
         if !self.life.pass(Phase::Ready, Phase::Starting) {
+            // A repeat of a start under way is told once it is past.
+            self.life.past_start(STARTED).await;
             let state = match self.life.phase() {
                 Phase::Ended(_) => "it has ended",
                 _ => "it has been started before",

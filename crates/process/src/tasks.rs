@@ -87,6 +87,8 @@ pub struct Tasks {
     cgroups: Cgroups,
     sockets: PathBuf,
     containers: Mutex<BTreeMap<String, Slot>>,
+    /// Told when one that was being made is made, or cannot be.
+    settled: tokio::sync::Notify,
 }
 
 #[derive(Clone, Debug)]
@@ -113,7 +115,14 @@ impl Found {
 impl Tasks {
     /// No container yet. `sockets` is the beginning of the paths of console sockets.
     pub fn new(reaper: Arc<Reaper>, cgroups: Cgroups, sockets: PathBuf) -> Self {
-        Self { reaper, buffers: Arc::default(), cgroups, sockets, containers: Mutex::default() }
+        Self {
+            reaper,
+            buffers: Arc::default(),
+            cgroups,
+            sockets,
+            containers: Mutex::default(),
+            settled: tokio::sync::Notify::new(),
+        }
     }
 
     /// Whether there is no container.
@@ -131,13 +140,20 @@ impl Tasks {
         lock(&self.containers).keys().cloned().collect()
     }
 
-    /// Makes a container; answers its pid.
+    /// Makes a container; answers its pid. A repeat of a request under way waits for its outcome:
+    /// whoever made the first may have died, and goes by what this one answers.
     ///
     /// # Errors
     /// Exists if there is one of this id made by the same request; WrongState if the request was
     /// another.
     pub async fn create(&self, request: ContainerRequest, options: RuntimeOptions) -> Result<u32> {
-        self.reserve(&request)?;
+        loop {
+            let settled = self.settled.notified();
+            if self.reserve(&request)? {
+                break;
+            }
+            settled.await;
+        }
         let id = request.id.clone();
         let shared = Shared {
             runtime: Arc::new(Runtime::new(options, Arc::clone(&self.reaper))),
@@ -145,7 +161,7 @@ impl Tasks {
             cgroups: self.cgroups.clone(),
             sockets: self.sockets.clone(),
         };
-        match Container::create(request, shared).await {
+        let made = match Container::create(request, shared).await {
             Ok(container) => {
                 let pid = container.pid();
                 lock(&self.containers).insert(id, Slot::Made(container));
@@ -155,17 +171,21 @@ impl Tasks {
                 lock(&self.containers).remove(&id);
                 Err(error)
             }
-        }
+        };
+        self.settled.notify_waiters();
+        made
     }
 
-    fn reserve(&self, request: &ContainerRequest) -> Result<()> {
+    /// Takes the id for this request; false if the same request is being worked on.
+    fn reserve(&self, request: &ContainerRequest) -> Result<bool> {
         let mut containers = lock(&self.containers);
         let there = match containers.get(&request.id) {
             None => {
                 let slot = Slot::Making(Box::new(request.clone()));
                 containers.insert(request.id.clone(), slot);
-                return Ok(());
+                return Ok(true);
             }
+            Some(Slot::Making(there)) if there.as_ref() == request => return Ok(false),
             Some(Slot::Making(there)) => there.as_ref(),
             Some(Slot::Made(container)) => container.request(),
         };

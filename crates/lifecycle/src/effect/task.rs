@@ -26,8 +26,18 @@ pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<Conta
     }
     // Taken before: what ends at once must not have ended before it was started.
     let at = context.shared.now();
-    let pid = shim.start(name, None).await?;
-    Ok(started(pid, at))
+    match shim.start(name, None).await {
+        Ok(pid) => Ok(started(pid, at)),
+        // The start of a daemon that died meanwhile was still under way.
+        Err(why) if why.kind() == ShimKind::WrongState => {
+            let state = shim.state(name, None).await?;
+            match state.status {
+                Status::Created | Status::Unknown => Err(why.into()),
+                _ => Ok(started(state.pid, at)),
+            }
+        }
+        Err(why) => Err(why.into()),
+    }
 }
 
 fn started(pid: u32, started_at: i64) -> ContainerFact {

@@ -32,6 +32,26 @@ async fn a_container_runs_logs_and_ends_with_its_code() {
 }
 
 #[tokio::test]
+async fn a_call_repeated_while_it_is_under_way_is_answered_when_that_is_settled() {
+    for runtime in RUNTIMES {
+        let pod = Pod::start(runtime).await;
+        let container = pod.container("c", "sleep 1000");
+        let (first, second) = tokio::join!(container.create(), container.create());
+        let pid = first.unwrap();
+        assert_eq!(code(second), Code::ALREADY_EXISTS);
+        // It could be asked about from then on, and started.
+        assert_eq!(pod.state_of("c", "").await.unwrap().status, Status::CREATED.into());
+        let (first, second) = tokio::join!(pod.start_process("c", ""), pod.start_process("c", ""));
+        assert_eq!(first.unwrap(), pid);
+        assert_eq!(code(second), Code::FAILED_PRECONDITION);
+        assert_eq!(pod.state_of("c", "").await.unwrap().status, Status::RUNNING.into());
+        pod.kill("c", "", 9).await.unwrap();
+        assert_eq!(pod.wait("c").await, 137);
+        pod.delete("c", "").await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_program_that_is_missing_fails_and_leaves_nothing() {
     for runtime in RUNTIMES {
         let pod = Pod::start(runtime).await;
