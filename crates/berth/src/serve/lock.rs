@@ -3,8 +3,14 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+
+/// How long a lock may stay taken after the death of its daemon: a child of it shares its
+/// descriptors until it execs. Until then the child may not be in its cgroup either, so that the
+/// fence would miss it: waiting is right, not only polite.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Held as long as the daemon lives; the kernel lets go of it when the process dies.
 #[derive(Debug)]
@@ -22,7 +28,7 @@ impl Lock {
             .truncate(false)
             .open(path)
             .with_context(|| format!("cannot open the lock file {}", path.display()))?;
-        match file.try_lock() {
+        match patiently(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
@@ -45,6 +51,19 @@ impl Lock {
         };
         write(&mut file).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self { _file: file })
+    }
+}
+
+/// Tries until the lock is free, or has stayed taken for too long to be a dead daemon's.
+fn patiently(file: &File) -> Result<(), TryLockError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            outcome => return outcome,
+        }
     }
 }
 
