@@ -349,6 +349,7 @@ impl Moment {
                     job.1 = true;
                 }
                 Command::Reply(token, reply) => {
+                    self.is_saved(&reply);
                     if let Ok(Reply::Container(id)) = &reply {
                         self.container = Some(id.clone());
                     }
@@ -363,6 +364,19 @@ impl Moment {
                 }
             }
         }
+    }
+
+    /// What a creation is answered with survives a crash right after the answer.
+    fn is_saved(&self, reply: &Result<Reply, Failure>) {
+        let saved = self.saved.as_ref();
+        let kept = match reply {
+            Ok(Reply::Ready) => saved.is_some_and(|r| r.answered),
+            Ok(Reply::Container(id)) => {
+                saved.and_then(|r| r.containers.get(id)).is_some_and(|c| c.answered)
+            }
+            _ => true,
+        };
+        assert!(kept, "{reply:?} is told before it is saved");
     }
 
     fn forget(&mut self) {
