@@ -1,7 +1,7 @@
 //! The kit that a shim is made of: the ttrpc server for both generations of Task and for Sandbox,
 //! the `start` and `delete` of the command line, grouping, events, and the shim's own lifetime.
 //!
-//! Implement [`Runtime`] and call [`run`]:
+//! Implement [`Runtime`] and call [`run()`]:
 //!
 //! ```text
 //!  start ──▶ forks ──▶ serve ── Task v2, v3 ─┐
