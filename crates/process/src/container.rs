@@ -2,7 +2,7 @@
 //!
 //! Its end is reported only when it is certain. When init has exited, an attendant kills whatever
 //! is left in the cgroup and sees it gone, waits for the log to be complete, and reads the OOM
-//! counter; then [`Container::wait`] answers.
+//! counter; then `Tasks::wait` answers.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
