@@ -104,6 +104,10 @@ impl Node {
         let etc = format!("/proc/{}/root/etc", keeper.child.id());
         self.config.write(Path::new(&etc))?;
         keeper.place.visit(|| {
+            // Otherwise a bridge's own IPv6 address gets its routes a second or two after the
+            // first picture of the census, or before it, as it happens.
+            fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")
+                .context("turn off duplicate address detection in the node")?;
             network::run(Command::new("ip").args(["link", "set", "lo", "up"]), b"").map(drop)
         })?;
         if let Some(list) = self.config.network() {
