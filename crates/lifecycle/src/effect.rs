@@ -40,7 +40,7 @@ use crate::shared::Shared;
 pub(crate) use shim::{LEAF, connection};
 
 /// No step takes longer than this, whatever its own deadlines say.
-const LONGEST: Duration = Duration::from_secs(180);
+pub(crate) const LONGEST: Duration = Duration::from_secs(180);
 
 /// Cancels a job.
 pub(crate) type Cancel = CancellationToken;

@@ -82,11 +82,6 @@ impl Layout<'_> {
         if own { &spec.hostname } else { &self.0.hostname }
     }
 
-    /// The cgroup in which a dead daemon's jobs are found and killed.
-    pub(crate) fn jobs_cgroup(&self) -> String {
-        below(&self.0.cgroup_root, "jobs")
-    }
-
     /// The cgroup of all shims' leaves.
     pub(crate) fn shims_cgroup(&self) -> String {
         below(&self.0.cgroup_root, "shims")

@@ -1,12 +1,15 @@
 //! What could not be released though its pod has been let go: tried again, less and less often,
 //! until it works. The operator sees it; nobody waits for it.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use berth_pod::Kind;
 use berth_pod::record::Leftover;
 use berth_records::LeftoverId;
+use futures_util::FutureExt as _;
 use tokio::sync::{Notify, mpsc};
 
 use crate::effect::{self, Context, Trouble};
@@ -90,7 +93,16 @@ async fn try_once(shared: &Arc<Shared>, item: Item) {
     let record = Arc::clone(&item.leftover.record);
     let context = Context { shared: Arc::clone(shared), record, queue, canceled };
     let (container, holding) = (item.leftover.container.as_ref(), &item.leftover.holding);
-    match effect::release_leftover(&context, container, holding).await {
+    // Whatever becomes of one, the others get their turn.
+    let work = AssertUnwindSafe(effect::release_leftover(&context, container, holding));
+    let done = match tokio::time::timeout(effect::LONGEST, work.catch_unwind()).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(_)) => {
+            effect::failed(Kind::Broken, format!("release.{holding}: a bug: it panicked"))
+        }
+        Err(_) => effect::failed(Kind::TimedOut, format!("release.{holding} did not end in time")),
+    };
+    match done {
         Ok(()) => {
             tracing::info!(pod = %item.leftover.pod, holding, "released what was left over");
             if let Some(row) = item.row {

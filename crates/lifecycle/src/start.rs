@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_cgroup::{Cgroups, Controller, Extent};
+use berth_cgroup::{Cgroup, Cgroups, Controller, Extent};
 use berth_cni::Network;
 use berth_image::Store;
 use berth_pod::machine::Machine;
@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use crate::convert::Fail as _;
 use crate::effect::cancel;
 use crate::effect::{Context, LEAF, connection};
-use crate::layout::Layout;
+use crate::layout::{Layout, below};
 use crate::settings::Settings;
 use crate::shared::{Made, Shared};
 use crate::{Error, leftovers, pod_task};
@@ -94,11 +94,21 @@ fn furnish(settings: &Settings, cgroups: &Cgroups) -> Result<(), Error> {
     make(&layout.shims_cgroup(), Extent::Only(&LEAF)).map_err(|e| Error::from(e.fail()))
 }
 
+/// The cgroup that every child job of the daemon starts in, made if there is none. What a dead
+/// daemon left in it is killed by [`crate::Node::start`]: start no job before.
+///
+/// # Errors
+/// It cannot be made.
+pub fn jobs_cgroup(cgroups: &Cgroups, cgroup_root: &str) -> Result<Cgroup, Error> {
+    let jobs = cgroups.at(&below(cgroup_root, "jobs")).map_err(|e| Error::from(e.fail()))?;
+    jobs.create(Extent::Only(&JOBS)).map_err(|e| Error::from(e.fail()))?;
+    Ok(jobs)
+}
+
 /// Kills what a dead daemon's jobs still run, so that nothing of theirs takes effect any more.
 async fn fence(settings: &Settings, cgroups: &Cgroups) -> Result<Vec<PathBuf>, Error> {
-    let jobs = cgroups.at(&Layout(settings).jobs_cgroup()).map_err(|e| Error::from(e.fail()))?;
+    let jobs = jobs_cgroup(cgroups, &settings.cgroup_root)?;
     let work = tokio::task::spawn_blocking(move || {
-        jobs.create(Extent::Only(&JOBS))?;
         let remaining = jobs.kill(Duration::from_secs(10))?;
         for process in &remaining {
             tracing::warn!(

@@ -5,7 +5,6 @@
 //!   SIGHUP: the log's level is read again      SIGTERM, SIGINT: calls end, containers stay
 //! ```
 
-mod jobs;
 mod lock;
 mod logging;
 mod network_watch;

@@ -14,7 +14,6 @@ use berth_lifecycle::{Node, Settings};
 use berth_oci::facts::{HandlerFacts, NodeFacts};
 use berth_proto::node::v1::node_server::NodeServer;
 
-use super::jobs;
 use super::network_watch::NetworkWatch;
 use crate::config::{Config, HandlerConfig};
 use crate::facts::{self, RuntimeFacts};
@@ -54,7 +53,7 @@ struct Found {
 pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
     let since = Instant::now();
     let cgroups = Cgroups::detect()?;
-    let jobs = jobs::enter_files(&cgroups, &config.cgroup_parent)?;
+    let jobs = berth_lifecycle::jobs_cgroup(&cgroups, &config.cgroup_parent)?.enter_files();
     let facts = facts::node(config, &cgroups)?;
     let user_namespaces = facts.kernel >= ID_MAPPED_LAYERS;
     let handlers = handlers(config).await?;
