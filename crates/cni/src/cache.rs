@@ -64,7 +64,11 @@ struct NetnsMark {
 }
 
 impl NetnsMark {
+    /// None where there is no namespace: a pin that is being let go is a plain file at last.
     fn of(path: &Path) -> Option<NetnsMark> {
+        if !berth_sys::namespace::is_pinned(path).ok()? {
+            return None;
+        }
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
         let meta = fs::metadata(path).ok()?;
         Some(NetnsMark { boot: boot.trim().to_owned(), device: meta.dev(), inode: meta.ino() })
@@ -272,6 +276,15 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let elsewhere = Entry { netns: file.path().to_owned(), ..entry };
         assert_eq!(elsewhere.netns_now(), Path::new(""));
+    }
+
+    #[test]
+    fn a_pin_that_was_let_go_half_way_is_no_netns() {
+        let (_dir, _cache, entry) = fixture();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mark = NetnsMark::of(file.path());
+        let half = Entry { netns: file.path().to_owned(), berth_netns: mark, ..entry };
+        assert_eq!(half.netns_now(), Path::new(""));
     }
 
     #[test]
