@@ -58,6 +58,23 @@ pub(crate) struct PodTask {
     creating: Option<berth_records::Creating>,
 }
 
+/// Shows a restored pod as its record says, before its task has run.
+pub(crate) fn show(shared: &Shared, machine: &Machine) {
+    publish(shared, machine, false, std::iter::empty());
+}
+
+fn publish<'j>(
+    shared: &Shared,
+    machine: &Machine,
+    silent: bool,
+    jobs: impl Iterator<Item = &'j InProgress>,
+) {
+    let containers: Vec<_> = machine.record().containers.keys().cloned().collect();
+    let view = picture::view(machine, silent);
+    let report = picture::report(machine, &view, jobs);
+    shared.registry.publish(Arc::new(view), Arc::new(report), &containers);
+}
+
 /// Starts the task of a pod.
 pub(crate) fn start(
     shared: &Arc<Shared>,
@@ -226,9 +243,6 @@ impl PodTask {
     }
 
     fn publish(&self) {
-        let containers: Vec<_> = self.machine.record().containers.keys().cloned().collect();
-        let view = picture::view(&self.machine, self.silent);
-        let report = picture::report(&self.machine, &view, self.jobs.values());
-        self.shared.registry.publish(Arc::new(view), Arc::new(report), &containers);
+        publish(&self.shared, &self.machine, self.silent, self.jobs.values());
     }
 }

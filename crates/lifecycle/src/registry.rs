@@ -68,13 +68,11 @@ impl Registry {
     pub(crate) fn insert(
         &self,
         id: &SandboxId,
-        name: Option<&PodName>,
+        name: &PodName,
         queue: mpsc::UnboundedSender<Message>,
     ) {
         let mut maps = self.write();
-        if let Some(name) = name {
-            maps.names.entry(name.clone()).or_insert_with(|| id.clone());
-        }
+        maps.names.entry(name.clone()).or_insert_with(|| id.clone());
         maps.pods.insert(id.to_string(), Entry { queue, view: None, report: None });
     }
 

@@ -145,8 +145,9 @@ fn known(loaded: &Loaded) -> HashSet<String> {
     known
 }
 
-/// Starts a task for each record. The newest creation has the name; what a removal that could not
-/// be saved left behind is released.
+/// Starts a task for each record, each shown before any call is served. The newest creation has the
+/// name, also while it is being removed; what a removal that could not be saved left behind is
+/// released.
 async fn adopt(shared: &Arc<Shared>, loaded: Loaded) -> Vec<Arc<PodRecord>> {
     let mut pods = loaded.pods;
     pods.sort_by_key(|record| std::cmp::Reverse(record.created_at));
@@ -157,7 +158,6 @@ async fn adopt(shared: &Arc<Shared>, loaded: Loaded) -> Vec<Arc<PodRecord>> {
             record.wish = PodWish::Remove;
         }
         let lives = record.boot_id == shared.boot_id && record.shim.held().is_some();
-        let stale = record.wish == PodWish::Remove;
         let machine = Machine::restore(record, &shared.boot_id, shared.now());
         let record = machine.record();
         if lives {
@@ -165,7 +165,8 @@ async fn adopt(shared: &Arc<Shared>, loaded: Loaded) -> Vec<Arc<PodRecord>> {
         }
         let (id, name) = (record.id.clone(), record.spec.spec.name.clone());
         let (own, queue) = mpsc::unbounded_channel();
-        shared.registry.insert(&id, (!stale).then_some(&name), own.clone());
+        shared.registry.insert(&id, &name, own.clone());
+        pod_task::show(shared, &machine);
         pod_task::start(shared, machine, (own, queue));
     }
     shared.leftovers.add(loaded.leftovers.into_iter().map(|(row, l)| (Some(row), l)).collect());
