@@ -31,6 +31,11 @@ test: needs build ## every test but the long ones; prints how many ran
 test-long: needs build ## the long tests: endurance, churn, wide interleavings
 	@tools/test long
 
+.PHONY: property
+property: SECONDS ?= 3600
+property: needs build ## random calls, crashes and faults against a model, for an hour or for SECONDS=n
+	BERTH_PROPERTY_SECONDS=$(SECONDS) cargo test --locked -p berth-testkit --test property -- --nocapture
+
 .PHONY: node
 node: needs build ## a node in the foreground to play with, in namespaces of its own
 	@"$(TESTKIT)" node
