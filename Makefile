@@ -44,6 +44,10 @@ node: needs build ## a node in the foreground to play with, in namespaces of its
 mutants: needs ## deliberate faults in the product, each of which must make a test fail
 	@tools/mutants/run
 
+.PHONY: bench
+bench: needs ## Berth beside Debian's containerd and the bare commands, in one run; writes docs/bench.md
+	@tools/bench
+
 .PHONY: install
 install: ## build for use and install below DESTDIR and PREFIX (default /usr)
 	@tools/install

@@ -68,9 +68,20 @@ impl Node {
     ///
     /// # Errors
     /// If the machine lacks something; the message says what.
-    pub fn prepare(mut config: Config) -> Result<Self> {
+    pub fn prepare(config: Config) -> Result<Self> {
+        Self::prepare_in(Slot::take()?, config)
+    }
+
+    /// As [`Node::prepare`], in the slot of this one: for nodes that take turns.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn beside(&self, config: Config) -> Result<Self> {
+        Self::prepare_in(self.slot.clone(), config)
+    }
+
+    fn prepare_in(slot: Slot, mut config: Config) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let slot = Slot::take()?;
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}{}-{count}", crate::parent::PREFIX, std::process::id());
         sweep();

@@ -3,6 +3,7 @@
 //! how many in `BERTH_TESTKIT_SLOTS`.
 
 use std::fs::File;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -12,11 +13,12 @@ const SLOTS: u8 = 2;
 /// A whole file of other tests may have to end first.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// The right to run a node; given back on drop, or when the process dies.
-#[derive(Debug)]
+/// The right to run a node; given back when the last that shares it is dropped, or when the
+/// process dies.
+#[derive(Clone, Debug)]
 pub struct Slot {
     number: u8,
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 impl Slot {
@@ -31,7 +33,7 @@ impl Slot {
                 let path = format!("/tmp/berth-testkit.slot{number}");
                 let lock = File::create(&path).with_context(|| format!("open {path}"))?;
                 if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                    return Ok(Self { number, _lock: lock });
+                    return Ok(Self { number, _lock: Arc::new(lock) });
                 }
             }
             if Instant::now() > deadline {
