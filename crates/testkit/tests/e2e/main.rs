@@ -22,4 +22,5 @@ mod restart;
 mod security;
 mod standin;
 mod stop;
+mod storms;
 mod tracer;
