@@ -5,14 +5,18 @@
 //! log). Then, for each point and each side of its write: the daemon dies there, a new one comes
 //! up, the call is repeated and must succeed; a bystander keeps its process; and once all is
 //! removed the census finds nothing.
+//!
+//! The long tests cut the power of the whole node at the same points instead.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use berth_proto::cri::v1 as cri;
 use berth_testkit::bed::{Bed, busybox, on_a_node};
 use berth_testkit::crash::{Side, Strike, Traced};
 use berth_testkit::cri::{Answer, Cri, RunningPod};
 use berth_testkit::specs::{Container, Pod};
+use cri::{ContainerState, PodSandboxState};
 
 /// Fewer points than these, and the harness has lost sight of the daemon's log.
 const FLOOR: [(Call, usize); 5] =
@@ -93,8 +97,26 @@ async fn clear(bed: &Bed, subject: &Subject) -> Result<()> {
     Ok(())
 }
 
-/// One cell of the matrix. Returns whether the daemon died: an undisturbed run may have had a
-/// point more than this one, because two containers' jobs interleave as they like.
+/// Makes a call and has the daemon die at one of its points. Returns whether it died: an
+/// undisturbed run may have had a point more than this one, because two containers' jobs
+/// interleave as they like. If not, the subject is gone.
+async fn dies(bed: &mut Bed, subject: &mut Subject, call: Call, strike: Strike) -> Result<bool> {
+    let traced = Traced::attach(bed.node.daemon().context("a daemon")?, Some(strike))?;
+    let answer = subject.call(&bed.cri, call).await;
+    // A point after the answer may be struck or not: then it does not belong to the call.
+    let killed = if answer.is_ok() { traced.release()? } else { traced.killed()? };
+    if !killed && answer.is_ok() {
+        clear(bed, subject).await?;
+        return Ok(false);
+    }
+    if !killed {
+        bail!("the call failed and the daemon lives: {answer:?}");
+    }
+    bed.node.wait_for_daemon()?;
+    Ok(true)
+}
+
+/// One cell of the matrix. Returns whether the daemon died.
 async fn strike(bed: &mut Bed, call: Call, strike: Strike) -> Result<bool> {
     let mut subject = Subject::new(bed, "subject");
     subject.lead_up(&bed.cri, call).await.context("before the strike")?;
@@ -102,18 +124,9 @@ async fn strike(bed: &mut Bed, call: Call, strike: Strike) -> Result<bool> {
         Some(id) if call == Call::Start || call == Call::Create => Some(id.clone()),
         _ => None,
     };
-    let traced = Traced::attach(bed.node.daemon().context("a daemon")?, Some(strike))?;
-    let answer = subject.call(&bed.cri, call).await;
-    // A point after the answer may be struck or not: then it does not belong to the call.
-    let killed = if answer.is_ok() { traced.release()? } else { traced.killed()? };
-    if !killed && answer.is_ok() {
-        clear(bed, &subject).await?;
+    if !dies(bed, &mut subject, call, strike).await? {
         return Ok(false);
     }
-    if !killed {
-        bail!("the call failed and the daemon lives: {answer:?}");
-    }
-    bed.node.wait_for_daemon()?;
     bed.start().await?;
     subject.call(&bed.cri, call).await.context("the repeated call")?;
     if let (Some(before), Some(after)) = (&before, &subject.id)
@@ -131,6 +144,66 @@ async fn strike(bed: &mut Bed, call: Call, strike: Strike) -> Result<bool> {
     }
     clear(bed, &subject).await.context("the removal")?;
     Ok(true)
+}
+
+/// One cell of the same matrix for the whole node: it loses its memory at this point, as by a power
+/// cut, and keeps its disk. Returns whether it did.
+async fn cut(bed: &mut Bed, call: Call, strike: Strike) -> Result<bool> {
+    let mut subject = Subject::new(bed, "subject");
+    subject.lead_up(&bed.cri, call).await.context("before the cut")?;
+    if !dies(bed, &mut subject, call, strike).await? {
+        return Ok(false);
+    }
+    bed.node.reboot()?;
+    bed.start().await?;
+    let (pods, containers) = (bed.cri.pods().await?, bed.cri.containers().await?);
+    let told = subject.running.as_ref().filter(|_| call != Call::Run && call != Call::Remove);
+    if let Some(told) = told
+        && !pods.iter().any(|pod| pod.id == told.id)
+    {
+        bail!("the pod {} is not listed any more: {pods:?}", told.id);
+    }
+    if let Some(ready) = pods.iter().find(|pod| pod.state() == PodSandboxState::SandboxReady) {
+        bail!("nothing runs, and a pod is ready: {ready:?}");
+    }
+    let runs = |one: &&cri::Container| one.state() == ContainerState::ContainerRunning;
+    if let Some(running) = containers.iter().find(runs) {
+        bail!("nothing runs, and a container is running: {running:?}");
+    }
+    bed.cri.clear_all().await.context("the removal")?;
+    // The node is as good as new, and has again what the first pod makes.
+    let (pod, _) = bed.idle("next").await?;
+    bed.cri.clear(&pod.id).await?;
+    Ok(true)
+}
+
+/// Cuts the power on each side of every point of a call; prints what it did.
+fn power_cuts(call: Call) -> Result<()> {
+    on_a_node(async |bed| {
+        // What a node that was just booted has is what every later one is compared with.
+        bed.node.reboot()?;
+        bed.start().await?;
+        let (pod, _) = bed.idle("first").await?;
+        bed.cri.clear(&pod.id).await?;
+        bed.settle()?;
+        let points = count(bed, call).await?;
+        let (mut cuts, mut lived) = (0, 0);
+        for cell in Strike::all(points.len()) {
+            let what = || {
+                let line = &points[cell.number - 1];
+                format!("{call:?}, power cut {:?} point {}: {line}", cell.side, cell.number)
+            };
+            if cut(bed, call, cell).await.with_context(what)? {
+                cuts += 1;
+            } else {
+                lived += 1;
+            }
+            bed.is_clean().with_context(what)?;
+        }
+        eprintln!("{call:?}: {} points, {cuts} power cuts, {lived} not reached", points.len());
+        assert!(lived * 5 <= cuts, "{call:?}: {lived} of {} cuts never fell", lived + cuts);
+        Ok(())
+    })
 }
 
 /// Every `step`th cell of the matrix of some calls; prints what it did.
@@ -195,4 +268,29 @@ fn crash_create_and_start() -> Result<()> {
 #[test]
 fn crash_stop_and_remove() -> Result<()> {
     run(&[Call::Stop, Call::Remove], 1)
+}
+
+#[test]
+fn long_power_cuts_while_a_pod_is_run() -> Result<()> {
+    power_cuts(Call::Run)
+}
+
+#[test]
+fn long_power_cuts_while_a_container_is_created() -> Result<()> {
+    power_cuts(Call::Create)
+}
+
+#[test]
+fn long_power_cuts_while_a_container_is_started() -> Result<()> {
+    power_cuts(Call::Start)
+}
+
+#[test]
+fn long_power_cuts_while_a_pod_is_stopped() -> Result<()> {
+    power_cuts(Call::Stop)
+}
+
+#[test]
+fn long_power_cuts_while_a_pod_is_removed() -> Result<()> {
+    power_cuts(Call::Remove)
 }

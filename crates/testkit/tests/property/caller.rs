@@ -491,7 +491,11 @@ impl Caller {
         let own = &pod.containers[at];
         let id = own.id.clone().context("a container with an id")?;
         let before = self.world.truth().container(own.key).may;
-        self.world.truth().change(own.key, |known| known.may = ContainerMay::Changing);
+        self.world.truth().change(own.key, |known| {
+            if known.may != ContainerMay::Going {
+                known.may = ContainerMay::Changing;
+            }
+        });
         let grace = i64::try_from(self.dice.below(3)).unwrap_or(0);
         let what = format!("stop {} within {grace} s", own.name);
         loop {
@@ -506,8 +510,8 @@ impl Caller {
         self.world.truth().change(own.key, |known| {
             known.may = match before {
                 ContainerMay::Created | ContainerMay::Unstarted => ContainerMay::Unstarted,
-                ContainerMay::Changing => ContainerMay::Changing,
-                _ => ContainerMay::Ended,
+                ContainerMay::Running | ContainerMay::Ended => ContainerMay::Ended,
+                other => other,
             };
         });
         self.inspect(pod, at).await
@@ -602,7 +606,17 @@ impl Caller {
         let own = &pod.containers[at];
         let id = own.id.clone().context("a container with an id")?;
         let what = format!("status of {}", own.name);
-        let details = self.world.must(&what, async |cri| cri.container_details(&id).await).await?;
+        let ask = async |cri: Cri| cri.container_details(&id).await;
+        let details = match self.world.call(&what, None, ask).await?.0 {
+            Outcome::Done(details) => details,
+            Outcome::Refused(why)
+                if why.code() == Code::NotFound
+                    && self.world.truth().container(own.key).may == ContainerMay::Going =>
+            {
+                return Ok(());
+            }
+            other => bail!("{what}: {other:?}"),
+        };
         let status = details.status.context("a status")?;
         let harmed = self.world.truth().harmed(own.key);
         match status.state() {

@@ -69,10 +69,11 @@ impl Program {
     /// Whether a container that nothing happened to but a stop may have ended with this code.
     pub(crate) fn may_give(self, code: i32) -> bool {
         match self {
-            // 137: the signal came before the shell had its trap.
-            Self::Idle => [0, 137].contains(&code),
+            // The signal came before the shell had its trap: it is PID 1 and does not mind, or in
+            // the pod's PID namespace and dies of it.
+            Self::Idle => [0, 137, 143].contains(&code),
             Self::Stubborn => code == 137,
-            Self::Exits { code: own, .. } => [own, 137].contains(&code),
+            Self::Exits { code: own, .. } => [own, 137, 143].contains(&code),
         }
     }
 }
