@@ -15,7 +15,7 @@ mod subject;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
@@ -80,6 +80,9 @@ struct Run {
     /// In how many turns the subjects are measured
     #[arg(long, default_value_t = 5)]
     turns: usize,
+    /// Seconds of peace before memory is looked at
+    #[arg(long, default_value_t = 3)]
+    settle: u64,
     /// How often the daemon is killed
     #[arg(long, default_value_t = 5)]
     restarts: usize,
@@ -134,11 +137,12 @@ impl Run {
             machine.versions.extend(subject.version().await?);
         }
         let names = subjects.iter().map(|subject| subject.name.clone()).collect();
-        let (report, amount) = (Report::new(names), self.amount());
+        let (report, amount) = (Report::new(names, self.held), self.amount());
         let mut bench = Bench { subjects, report, amount, parts: self.only.clone() };
         bench.all().await?;
         let text = write(&bench.report.cells("berth"), Style::Plain);
         std::io::stdout().lock().write_all(text.as_bytes()).context("write the table")?;
+        bench.subjects.into_iter().try_for_each(Subject::close)?;
         machine.seconds = started.elapsed().as_secs_f64();
         machine.load_after = load();
         if let Some(path) = &self.json {
@@ -159,6 +163,7 @@ impl Run {
             workers: self.workers,
             turns: self.turns,
             held: self.held,
+            settle: Duration::from_secs(self.settle),
             restarts: self.restarts,
             polling: self.polling,
             pulls: self.pulls,

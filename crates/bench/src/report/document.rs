@@ -56,7 +56,7 @@ fn text(report: &Report, machine: &Machine, amount: &Amount, images: &str) -> St
          part](benchmark.md).\n\n\
          - {hardware}; {kernel}\n- load before {before}, after {after}\n{versions}\
          - {calls} lives of a pod for the RPCs, {pods} pods for each rate, {workers} at a time, in \
-         {turns} turns over all subjects; {held} pods held; {restarts} restarts; {polling} s of \
+         {turns} turns over all subjects; {held} pods held at most; {restarts} restarts; {polling} s of \
          polling; {pulls} pulls\n\n\
          ## Asked and seen\n\n{goals}\n\
          ## Every figure\n\n\
@@ -82,7 +82,7 @@ mod tests {
     fn the_document_shows_figures_goals_and_plots_that_exist() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bench.md");
-        let mut report = Report::new(vec!["bare".to_owned(), "berth".to_owned()]);
+        let mut report = Report::new(vec!["bare".to_owned(), "berth".to_owned()], 100);
         let stop = What::lower("rpc/stop + remove", "stop + remove", "ms");
         report.put(stop, "berth", Figure::one(80.0, 50));
         let rate = What::higher("rate/pods", "running pods", "/s");

@@ -27,7 +27,7 @@ pub(crate) enum Better {
 pub(crate) struct What {
     /// A name that does not change: `GROUP/NAME`.
     pub(crate) key: &'static str,
-    /// What people read.
+    /// What people read; `{all}` and `{half}` stand for numbers of pods.
     pub(crate) title: &'static str,
     /// The unit of every figure.
     pub(crate) unit: &'static str,
@@ -51,16 +51,18 @@ pub(crate) struct Figure {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Row {
     pub(crate) key: &'static str,
-    pub(crate) title: &'static str,
+    pub(crate) title: String,
     pub(crate) unit: &'static str,
     pub(crate) better: Better,
     pub(crate) figures: BTreeMap<String, Figure>,
 }
 
-/// All rows, in the order in which they were first measured.
+/// All rows, in the order in which they were declared or first measured.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Report {
     pub(crate) subjects: Vec<String>,
+    /// The most pods that are held.
+    pub(crate) held: usize,
     pub(crate) rows: Vec<Row>,
 }
 
@@ -90,18 +92,27 @@ impl Figure {
 }
 
 impl Report {
-    /// A report on these subjects.
-    pub(crate) fn new(subjects: Vec<String>) -> Self {
-        Self { subjects, rows: Vec::new() }
+    /// A report on these subjects, of which each holds so many pods at most.
+    pub(crate) fn new(subjects: Vec<String>, held: usize) -> Self {
+        Self { subjects, held, rows: Vec::new() }
+    }
+
+    /// Adds a row without figures, if it is not there; returns its place. Who declares rows
+    /// before he measures says their order.
+    pub(crate) fn declare(&mut self, what: What) -> usize {
+        let found = self.rows.iter().position(|row| row.key == what.key);
+        found.unwrap_or_else(|| {
+            let What { key, title, unit, better } = what;
+            let half = (self.held / 2).to_string();
+            let title = title.replace("{all}", &self.held.to_string()).replace("{half}", &half);
+            self.rows.push(Row { key, title, unit, better, figures: BTreeMap::new() });
+            self.rows.len() - 1
+        })
     }
 
     /// Adds a figure, and its row if it is the first.
     pub(crate) fn put(&mut self, what: What, subject: &str, figure: Figure) {
-        let at = self.rows.iter().position(|row| row.key == what.key).unwrap_or_else(|| {
-            let What { key, title, unit, better } = what;
-            self.rows.push(Row { key, title, unit, better, figures: BTreeMap::new() });
-            self.rows.len() - 1
-        });
+        let at = self.declare(what);
         self.rows[at].figures.insert(subject.to_owned(), figure);
     }
 
@@ -131,11 +142,13 @@ mod tests {
     #[test]
     fn figures_of_one_thing_share_a_row_and_give_ratios() {
         const WHAT: What = What::lower("rpc/x", "x", "ms");
-        let mut report = Report::new(vec!["a".to_owned(), "b".to_owned()]);
+        let mut report = Report::new(vec!["a".to_owned(), "b".to_owned()], 9);
+        report.declare(What::lower("first", "{half} of {all}", "ms"));
         report.put(WHAT, "a", Figure::one(2.0, 1));
         report.put_samples(WHAT, "b", &[3.0, 4.0, 9.0].into_iter().collect());
         report.put_samples(WHAT, "c", &Samples::default());
-        assert_eq!(report.rows.len(), 1);
+        assert_eq!(report.rows.len(), 2);
+        assert_eq!(report.rows[0].title, "4 of 9");
         assert_eq!(report.get("rpc/x", "b").unwrap().p99, Some(9.0));
         assert_eq!(report.ratio("rpc/x", "a", "b"), Some(0.5));
         assert_eq!(report.ratio("rpc/x", "a", "c"), None);

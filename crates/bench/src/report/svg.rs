@@ -34,7 +34,7 @@ pub(crate) fn bars(row: &Row, subjects: &[String], own: &str) -> Option<String> 
         Better::Lower => "less is better",
         Better::Higher => "more is better",
     };
-    let title = escape(row.title);
+    let title = escape(&row.title);
     let unit = escape(row.unit);
     let _ = writeln!(
         svg,
@@ -73,7 +73,7 @@ mod tests {
         let figures =
             figures.iter().map(|(name, value)| ((*name).to_owned(), Figure::one(*value, 1)));
         let figures: BTreeMap<_, _> = figures.collect();
-        Row { key: "a/b", title: "a < b", unit: "ms", better: Better::Lower, figures }
+        Row { key: "a/b", title: "a < b".to_owned(), unit: "ms", better: Better::Lower, figures }
     }
 
     #[test]

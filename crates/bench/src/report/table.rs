@@ -25,7 +25,7 @@ impl Report {
             head.extend(others.iter().map(|other| format!("{own} : {other}")));
         }
         let line = |row: &Row| {
-            let mut line = vec![row.title.to_owned(), row.unit.to_owned()];
+            let mut line = vec![row.title.clone(), row.unit.to_owned()];
             line.extend(self.subjects.iter().map(|subject| cell(row, subject)));
             if compared {
                 line.extend(others.iter().map(|other| {
@@ -35,7 +35,8 @@ impl Report {
             }
             line
         };
-        std::iter::once(head).chain(self.rows.iter().map(line)).collect()
+        let measured = self.rows.iter().filter(|row| !row.figures.is_empty());
+        std::iter::once(head).chain(measured.map(line)).collect()
     }
 }
 
@@ -94,7 +95,8 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        let mut report = Report::new(["bare", "berth", "other"].map(str::to_owned).to_vec());
+        let mut report = Report::new(["bare", "berth", "other"].map(str::to_owned).to_vec(), 100);
+        report.declare(What::lower("not/measured", "nothing", "ms"));
         let running = What::lower("rpc/running", "a running pod", "ms");
         report.put(running, "berth", Figure { value: 80.0, p99: Some(101.4), n: 50 });
         report.put(running, "other", Figure::one(160.0, 50));

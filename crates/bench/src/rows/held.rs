@@ -1,7 +1,5 @@
 //! What is measured while pods are held: memory, CPU, lists.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result};
 
 use super::Bench;
@@ -10,8 +8,6 @@ use crate::subject::Subject;
 use crate::subject::memory::Memory;
 
 const MIB: f64 = 1024.0 * 1024.0;
-/// A daemon may tidy up after a burst before it is looked at.
-const SETTLE: Duration = Duration::from_secs(3);
 /// How many exec probes their CPU is measured with.
 const PROBES: usize = 50;
 
@@ -19,7 +15,7 @@ const POD: What = What::lower("memory/pod", "memory of each further pod", "MB");
 const POD_PROCESSES: What = What::lower("memory/pod processes", "… its processes", "MB");
 const POD_KERNEL: What = What::lower("memory/pod kernel", "… the kernel for it", "MB");
 const POD_DAEMON: What = What::lower("memory/pod daemon", "… of the daemon's growth", "MB");
-const THREADS: What = What::lower("memory/threads", "threads of the daemon, most pods", "");
+const THREADS: What = What::lower("memory/threads", "threads of the daemon at {all} pods", "");
 const DESCRIPTORS: What =
     What::lower("memory/descriptors", "descriptors of the daemon for each pod", "");
 const START_CPU: What = What::lower("cpu/start", "CPU of a pod's start", "ms");
@@ -28,19 +24,19 @@ const EXEC_CPU: What = What::lower("cpu/exec", "CPU of an exec probe", "ms");
 /// Titles at 1, at half and at all of the pods.
 const AT: [[What; 3]; 3] = [
     [
-        What::lower("memory/daemon 1", "daemon, 1 pod", "MB"),
-        What::lower("memory/others 1", "shims and other processes, 1 pod", "MB"),
-        What::lower("memory/kernel 1", "kernel, 1 pod", "MB"),
+        What::lower("memory/daemon 1", "daemon at 1 pod", "MB"),
+        What::lower("memory/others 1", "shims and other processes at 1 pod", "MB"),
+        What::lower("memory/kernel 1", "kernel at 1 pod", "MB"),
     ],
     [
-        What::lower("memory/daemon half", "daemon, half of the pods", "MB"),
-        What::lower("memory/others half", "shims and other processes, half of the pods", "MB"),
-        What::lower("memory/kernel half", "kernel, half of the pods", "MB"),
+        What::lower("memory/daemon half", "daemon at {half} pods", "MB"),
+        What::lower("memory/others half", "shims and other processes at {half} pods", "MB"),
+        What::lower("memory/kernel half", "kernel at {half} pods", "MB"),
     ],
     [
-        What::lower("memory/daemon all", "daemon, all pods", "MB"),
-        What::lower("memory/others all", "shims and other processes, all pods", "MB"),
-        What::lower("memory/kernel all", "kernel, all pods", "MB"),
+        What::lower("memory/daemon all", "daemon at {all} pods", "MB"),
+        What::lower("memory/others all", "shims and other processes at {all} pods", "MB"),
+        What::lower("memory/kernel all", "kernel at {all} pods", "MB"),
     ],
 ];
 
@@ -50,6 +46,13 @@ impl Bench {
     /// # Errors
     /// If a call fails.
     pub(crate) async fn held(&mut self) -> Result<()> {
+        if self.wants("memory") {
+            let pod = [POD, POD_PROCESSES, POD_KERNEL, POD_DAEMON];
+            let daemon = [THREADS, DESCRIPTORS, START_CPU, EXEC_CPU];
+            for what in pod.into_iter().chain(AT.into_iter().flatten()).chain(daemon) {
+                self.report.declare(what);
+            }
+        }
         let mut subjects = std::mem::take(&mut self.subjects);
         for subject in &mut subjects {
             eprintln!("held: {} pods of {}", self.amount.held, subject.name);
@@ -84,19 +87,25 @@ impl Bench {
         let half = all / 2;
         let mut stages = Vec::new();
         subject.fill(1, 1).await?;
-        stages.push(settled(subject).await?);
+        stages.push(self.settled(subject).await?);
         self.exec_cpu(subject).await?;
         let before = subject.site().map(|site| site.cpu_ms()).transpose()?;
         subject.fill(half - 1, workers).await?;
-        stages.push(settled(subject).await?);
+        stages.push(self.settled(subject).await?);
         subject.fill(all - half, workers).await?;
-        stages.push(settled(subject).await?);
+        stages.push(self.settled(subject).await?);
         if let (Some(before), Some(site)) = (before, subject.site()) {
             let each = (site.cpu_ms()? - before) / (all - 1) as f64;
             self.report.put(START_CPU, &subject.name, Figure::one(each, all - 1));
         }
         memory(&mut self.report, &subject.name, &stages, all - 1);
         Ok(())
+    }
+
+    /// A daemon may tidy up after a burst before it is looked at.
+    async fn settled(&self, subject: &Subject) -> Result<Memory> {
+        tokio::time::sleep(self.amount.settle).await;
+        subject.memory().await
     }
 
     async fn exec_cpu(&mut self, subject: &mut Subject) -> Result<()> {
@@ -109,11 +118,6 @@ impl Bench {
         self.report.put(EXEC_CPU, &subject.name, Figure::one(each, PROBES));
         Ok(())
     }
-}
-
-async fn settled(subject: &Subject) -> Result<Memory> {
-    tokio::time::sleep(SETTLE).await;
-    subject.memory().await
 }
 
 /// Puts the rows of memory; `more` pods came between the first and the last stage.

@@ -19,15 +19,15 @@ const LISTS: usize = 20;
 /// How long a daemon may take until it lists everything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-const PODS: What = What::lower("lists/ListPodSandbox", "ListPodSandbox, all pods", "ms");
-const CONTAINERS: What = What::lower("lists/ListContainers", "ListContainers, all pods", "ms");
+const PODS: What = What::lower("lists/ListPodSandbox", "ListPodSandbox, {all} pods", "ms");
+const CONTAINERS: What = What::lower("lists/ListContainers", "ListContainers, {all} pods", "ms");
 const CONTAINER_STATS: What =
-    What::lower("lists/ListContainerStats", "ListContainerStats, all pods", "ms");
+    What::lower("lists/ListContainerStats", "ListContainerStats, {all} pods", "ms");
 const POD_STATS: What =
-    What::lower("lists/ListPodSandboxStats", "ListPodSandboxStats, all pods", "ms");
-const IDLE: What = What::lower("idle/cpu", "CPU under the kubelet's polling, all pods", "ms/s");
+    What::lower("lists/ListPodSandboxStats", "ListPodSandboxStats, {all} pods", "ms");
+const IDLE: What = What::lower("idle/cpu", "CPU under the kubelet's polling, {all} pods", "ms/s");
 const RESTART: What =
-    What::lower("restart/listed", "SIGKILL, start: until all pods are listed right", "ms");
+    What::lower("restart/listed", "SIGKILL, start: until {all} pods are listed right", "ms");
 
 /// A list, by the call that asks for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

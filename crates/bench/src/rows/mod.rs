@@ -7,6 +7,8 @@ mod pull;
 pub(crate) mod rates;
 pub(crate) mod rpc;
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use crate::report::Report;
@@ -28,6 +30,8 @@ pub(crate) struct Amount {
     pub(crate) turns: usize,
     /// The most pods that are held.
     pub(crate) held: usize,
+    /// How long a subject is left alone before its memory is looked at.
+    pub(crate) settle: Duration,
     /// How often the daemon is killed.
     pub(crate) restarts: usize,
     /// Seconds of the kubelet's polling.

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use super::pod::Steps;
-use super::site::{Program, Site};
+use super::site::{Program, SELF, Site};
 use crate::bare::orders::{Answer, Order, Plan};
 use crate::samples::Samples;
 
@@ -60,10 +60,9 @@ impl Bare {
         };
         let path = site.node.disk().join("plan.json");
         fs::write(&path, serde_json::to_vec(&plan)?).context("write the plan")?;
-        let own = std::env::current_exe().context("find the running program")?;
         let args = vec!["bare".to_owned(), path.display().to_string()];
         let env = [("PATH".to_owned(), "/usr/sbin:/usr/bin:/sbin:/bin".to_owned())].into();
-        let mut command = site.command(&Program { path: own, args, env })?;
+        let mut command = site.command(&Program { path: SELF.into(), args, env });
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = site.start(&mut command)?;
         let orders = child.stdin.take().context("the driver's standard input")?;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use berth_testkit::cri::Cri;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tempfile::TempDir;
 
 use super::pod::{Held, Steps};
 use super::site::{Program, Site};
@@ -43,6 +44,7 @@ pub(crate) struct CriSubject {
     /// The cgroup below which each pod has one, if this bench makes them.
     pub(crate) cgroups: Option<String>,
     own: Option<Own>,
+    _scratch: Option<TempDir>,
     daemon: u32,
     held: Vec<Held>,
     next: AtomicUsize,
@@ -85,8 +87,7 @@ impl CriSubject {
         cri.pull(image).await.context("pull the image of the containers")?;
         let cgroups = Some(format!("{}/pods", own.site.node.parent().path()));
         let logs = own.site.node.disk().join("pods");
-        let mut subject = Self::over(cri, socket, image)?;
-        subject.logs = logs;
+        let mut subject = Self::over(cri, socket, (image, logs))?;
         subject.cgroups = cgroups;
         subject.own = Some(own);
         Ok(subject)
@@ -101,19 +102,25 @@ impl CriSubject {
         if cri.image_status(image).await?.is_none() {
             cri.pull(image).await.with_context(|| format!("pull {image}; see --image"))?;
         }
-        Self::over(cri, socket.to_owned(), image)
+        let scratch = tempfile::Builder::new().prefix("berth-bench-").tempdir();
+        let scratch = scratch.context("a directory for the pods' logs")?;
+        let logs = scratch.path().join("pods");
+        let mut subject = Self::over(cri, socket.to_owned(), (image, logs))?;
+        subject._scratch = Some(scratch);
+        Ok(subject)
     }
 
-    fn over(cri: Cri, socket: PathBuf, image: &str) -> Result<Self> {
+    fn over(cri: Cri, socket: PathBuf, (image, logs): (&str, PathBuf)) -> Result<Self> {
         let daemon = peer(&socket)?;
         Ok(Self {
             cri,
             socket,
             image: image.to_owned(),
             handler: String::new(),
-            logs: PathBuf::from("/tmp/berth-bench/pods"),
+            logs,
             cgroups: None,
             own: None,
+            _scratch: None,
             daemon,
             held: Vec::new(),
             next: AtomicUsize::new(0),
@@ -204,7 +211,8 @@ impl CriSubject {
     pub(crate) async fn life(&self) -> Result<Steps> {
         let (held, mut steps) = self.begin(self.number()?).await?;
         steps.extend(self.look(&held).await?);
-        steps.extend(self.end(held, true).await?);
+        steps.extend(self.end(&held, true).await?);
+        self.forget(&[held.number])?;
         Ok(steps)
     }
 
@@ -277,9 +285,10 @@ impl CriSubject {
     pub(crate) async fn drain(&mut self, workers: usize) -> Result<f64> {
         let held = std::mem::take(&mut self.held);
         let started = Instant::now();
-        let ended = stream::iter(held).map(|held| self.end(held, false));
+        let ended = stream::iter(&held).map(|held| self.end(held, false));
         let _: Vec<_> = ended.buffer_unordered(workers).try_collect().await?;
         let seconds = started.elapsed().as_secs_f64();
+        self.forget(&held.iter().map(|held| held.number).collect::<Vec<_>>())?;
         self.site().map_or(Ok(()), Site::network_is_clean)?;
         Ok(seconds)
     }
@@ -291,14 +300,21 @@ impl CriSubject {
     pub(crate) async fn churn(&self, count: usize, workers: usize) -> Result<f64> {
         let numbers = self.numbers(count)?;
         let started = Instant::now();
-        let lives = stream::iter(numbers).map(async |number| {
-            let (held, _) = self.begin(number).await?;
-            self.end(held, false).await
+        let lives = stream::iter(&numbers).map(async |number| {
+            let (held, _) = self.begin(*number).await?;
+            self.end(&held, false).await
         });
         let _: Vec<_> = lives.buffer_unordered(workers).try_collect().await?;
         let seconds = started.elapsed().as_secs_f64();
+        self.forget(&numbers)?;
         self.site().map_or(Ok(()), Site::network_is_clean)?;
         Ok(seconds)
+    }
+
+    /// Removes the cgroups of pods that are gone.
+    pub(crate) fn forget(&self, numbers: &[usize]) -> Result<()> {
+        let Some(site) = self.site() else { return Ok(()) };
+        numbers.iter().try_for_each(|number| site.remove_pod_cgroup(*number))
     }
 
     fn numbers(&self, count: usize) -> Result<Vec<usize>> {

@@ -78,7 +78,8 @@ async fn bare(site: Site, parts: &Parts) -> Result<Bare> {
     let pid = subject.pid(&held.container).await?.context("the container's pid")?;
     let table = fs::read_to_string(node.path(&format!("/proc/{pid}/mountinfo")))?;
     let lower = lower_layers(&table).context("the layers of a container's overlay")?;
-    subject.end(held, true).await?;
+    subject.end(&held, true).await?;
+    subject.forget(&[held.number])?;
     Bare::start(subject.into_site()?, spec, lower, parts.runtime.clone())
 }
 

@@ -8,7 +8,7 @@ pub(crate) mod memory;
 pub(crate) mod pod;
 pub(crate) mod site;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::samples::Samples;
 use bare::Bare;
@@ -104,6 +104,21 @@ impl Subject {
         match &self.kind {
             Kind::Bare(bare) => Some(&bare.site),
             Kind::Cri(cri) => cri.site(),
+        }
+    }
+
+    /// Ends it, and looks whether anything of it is left on the machine.
+    ///
+    /// # Errors
+    /// With what is left.
+    pub(crate) fn close(self) -> Result<()> {
+        let Some(site) = self.site() else { return Ok(()) };
+        let traces = site.traces()?;
+        let name = self.name.clone();
+        drop(self);
+        match traces.into_iter().find(|path| path.exists()) {
+            Some(left) => bail!("{name} has ended and {} is still there", left.display()),
+            None => Ok(()),
         }
     }
 

@@ -86,9 +86,9 @@ impl CriSubject {
     ///
     /// # Errors
     /// If a call fails, or the address is still taken.
-    pub(crate) async fn end(&self, held: Held, check: bool) -> Result<Steps> {
-        self.becomes(&held, Becomes::Listening).await?;
-        let ip = if check { self.address(&held).await? } else { None };
+    pub(crate) async fn end(&self, held: &Held, check: bool) -> Result<Steps> {
+        self.becomes(held, Becomes::Listening).await?;
+        let ip = if check { self.address(held).await? } else { None };
         let mut steps = Steps::new();
         let started = Instant::now();
         let mut last = Duration::ZERO;
@@ -111,9 +111,6 @@ impl CriSubject {
         let removed = started.elapsed() - before;
         let whole = last + removed;
         steps.extend([("RemovePodSandbox", ms(removed)), ("stop + remove", ms(whole))]);
-        if let Some(site) = self.site() {
-            site.remove_pod_cgroup(held.number)?;
-        }
         Ok(steps)
     }
 

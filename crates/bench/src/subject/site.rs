@@ -19,6 +19,9 @@ use berth_testkit::node::Node;
 /// The cgroup of a daemon below the node's.
 const DAEMON: &str = "daemon";
 
+/// This program, wherever it lies and even if it was built anew since it runs.
+pub(super) const SELF: &str = "/proc/self/exe";
+
 /// A node and its accounts.
 #[derive(Debug)]
 pub(crate) struct Site {
@@ -50,16 +53,12 @@ impl Site {
 
     /// The command that runs a program in the node's namespaces and the daemon's cgroup: this
     /// binary enters the cgroup and executes the program.
-    ///
-    /// # Errors
-    /// If the running program cannot be named.
-    pub(crate) fn command(&self, program: &Program) -> Result<Command> {
-        let own = std::env::current_exe().context("find the running program")?;
-        let mut command = Command::new(own);
+    pub(crate) fn command(&self, program: &Program) -> Command {
+        let mut command = Command::new(SELF);
         let cgroup = format!("{}/{DAEMON}", self.node.parent().name());
         command.args(["enter", &cgroup, "--"]).arg(&program.path).args(&program.args);
         command.env_clear().envs(&program.env).process_group(0).stdin(Stdio::null());
-        Ok(command)
+        command
     }
 
     /// Starts it; its words go to the daemon's log.
@@ -68,7 +67,7 @@ impl Site {
     /// If it cannot be started.
     pub(crate) fn spawn(&self, program: &Program) -> Result<Child> {
         let log = fs::File::options().create(true).append(true).open(self.node.log())?;
-        let mut command = self.command(program)?;
+        let mut command = self.command(program);
         command.stdout(log.try_clone()?).stderr(log);
         self.start(&mut command)
     }
@@ -154,9 +153,19 @@ impl Site {
         Ok(())
     }
 
+    /// What must be gone once the node is: its cgroups, and its directory on the disk.
+    ///
+    /// # Errors
+    /// If the hierarchies cannot be listed.
+    pub(crate) fn traces(&self) -> Result<Vec<PathBuf>> {
+        let mut traces = self.roots("")?;
+        traces.push(self.node.disk().to_owned());
+        Ok(traces)
+    }
+
     /// One cgroup's directories in every hierarchy.
     fn roots(&self, below: &str) -> Result<Vec<PathBuf>> {
-        let path = format!("{}/{below}", self.node.parent().name());
+        let path = Path::new(self.node.parent().name()).join(below);
         let found: Vec<_> = hierarchies()?.into_iter().map(|root| root.join(&path)).collect();
         Ok(found.into_iter().filter(|path| path.exists()).collect())
     }
