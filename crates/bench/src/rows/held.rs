@@ -7,7 +7,7 @@ use crate::report::{Figure, Report, What};
 use crate::subject::Subject;
 use crate::subject::memory::Memory;
 
-const MIB: f64 = 1024.0 * 1024.0;
+const MB: f64 = 1e6;
 /// How many exec probes their CPU is measured with.
 const PROBES: usize = 50;
 
@@ -128,22 +128,22 @@ fn memory(report: &mut Report, name: &str, stages: &[Memory], more: usize) {
     let processes = last.daemon > 0.0;
     let mut put = |what, value: f64| report.put(what, name, Figure::one(value, more));
     if processes {
-        put(POD, (each(Memory::processes) + each(kernel)) / MIB);
-        put(POD_PROCESSES, each(Memory::processes) / MIB);
+        put(POD, (each(Memory::processes) + each(kernel)) / MB);
+        put(POD_PROCESSES, each(Memory::processes) / MB);
     }
     if last.kernel.is_some() {
-        put(POD_KERNEL, each(kernel) / MIB);
+        put(POD_KERNEL, each(kernel) / MB);
     }
     if processes {
-        put(POD_DAEMON, each(|memory| memory.daemon) / MIB);
+        put(POD_DAEMON, each(|memory| memory.daemon) / MB);
     }
     for (stage, [daemon, others, charged]) in stages.iter().zip(AT) {
         if processes {
-            put(daemon, stage.daemon / MIB);
-            put(others, stage.others / MIB);
+            put(daemon, stage.daemon / MB);
+            put(others, stage.others / MB);
         }
         if let Some(kernel) = stage.kernel {
-            put(charged, kernel / MIB);
+            put(charged, kernel / MB);
         }
     }
     if processes {
