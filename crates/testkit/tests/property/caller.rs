@@ -62,9 +62,10 @@ enum Step {
     Race,
     PodStatus,
     Reincarnate,
+    Read,
 }
 
-const STEPS: [(u64, Step); 15] = [
+const STEPS: [(u64, Step); 16] = [
     (20, Step::Create),
     (22, Step::Start),
     (12, Step::Exec),
@@ -80,6 +81,7 @@ const STEPS: [(u64, Step); 15] = [
     (9, Step::Race),
     (5, Step::PodStatus),
     (4, Step::Reincarnate),
+    (3, Step::Read),
 ];
 
 /// What a call on something that is stopped, going or gone may be refused with.
@@ -150,6 +152,7 @@ impl Caller {
             (Step::Race, _) => return self.race(pod).await,
             (Step::PodStatus, _) => self.pod_status(pod).await?,
             (Step::Reincarnate, _) => self.reincarnate(pod).await?,
+            (Step::Read, _) => self.read().await?,
             _ => {}
         }
         Ok(true)
@@ -164,9 +167,12 @@ impl Caller {
         self.made += 1;
         let name = format!("c{}-p{}", self.number, self.made);
         let spec = Pod::new(&name).logs(self.world.logs.join(&name));
-        let spec = match self.dice.below(6) {
-            0 => spec.shared_pid(),
-            1 => spec.host_network(),
+        let number = u32::try_from(self.number * 100 + self.made)?;
+        let spec = match self.dice.below(9) {
+            0 | 1 => spec.shared_pid(),
+            2 => spec.host_network(),
+            3 => spec.port(20_000 + number.cast_signed(), 80),
+            4 => spec.user_namespace(100_000 + number * 65_536),
             _ => spec,
         };
         let key = self.world.truth().new_pod(&name, 0);
@@ -432,6 +438,9 @@ impl Caller {
     async fn exec(&mut self, pod: &OwnPod, at: usize) -> Result<()> {
         let own = &pod.containers[at];
         let id = own.id.clone().context("a container with an id")?;
+        if self.dice.once_in(10) {
+            return self.exec_for_ever(own, &id).await;
+        }
         let said = format!("said-{}", self.dice.below(1000));
         let code = i32::try_from(self.dice.below(4)).unwrap_or(0);
         let line = format!("echo {said}; exit {code}");
@@ -457,6 +466,47 @@ impl Caller {
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    /// A command that outlives its time is killed; what it has started is gone with it.
+    async fn exec_for_ever(&self, own: &OwnContainer, id: &str) -> Result<()> {
+        let what = format!("exec for a second in {}", own.name);
+        let line = ["sh", "-c", "sleep 5200 & sleep 5201"];
+        let ask = async |cri: Cri| cri.exec_within(id, &line, 1).await;
+        let outcome = self.world.call(&what, None, ask).await?.0;
+        let truth = self.world.truth();
+        let known = truth.container(own.key);
+        let runs = known.may == ContainerMay::Running && !known.program.ends();
+        let steady = runs && truth.pod(known.pod).may == PodMay::Ready && !truth.harmed(own.key);
+        match outcome {
+            Outcome::Refused(why) if why.code() == Code::DeadlineExceeded => Ok(()),
+            other if steady => bail!("{what} of {known:?}: {other:?}"),
+            Outcome::Refused(why) if !truth.harmed(own.key) => {
+                ensure!(OVER.contains(&why.code()), "{what} of {known:?}: {why:?}");
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What is measured and reported waits for no pod.
+    async fn read(&self) -> Result<()> {
+        self.world
+            .must("stats of containers", async |cri: Cri| {
+                let request = cri::ListContainerStatsRequest { filter: None };
+                cri.runtime.clone().list_container_stats(in_time(request)).await.map(drop)
+            })
+            .await?;
+        self.world
+            .must("stats of pods", async |cri: Cri| {
+                let request = cri::ListPodSandboxStatsRequest { filter: None };
+                cri.runtime.clone().list_pod_sandbox_stats(in_time(request)).await.map(drop)
+            })
+            .await?;
+        let status = self.world.must("status", async |cri: Cri| cri.status().await).await?;
+        let conditions = status.status.unwrap_or_default().conditions;
+        ensure!(conditions.iter().all(|condition| condition.status), "{conditions:?}");
         Ok(())
     }
 

@@ -23,9 +23,10 @@ enum Racer {
     StopNow,
     Remove,
     Exec,
+    KillShim,
 }
 
-const RACERS: [Racer; 9] = [
+const RACERS: [Racer; 10] = [
     Racer::Run,
     Racer::StopPod,
     Racer::RemovePod,
@@ -35,6 +36,7 @@ const RACERS: [Racer; 9] = [
     Racer::StopNow,
     Racer::Remove,
     Racer::Exec,
+    Racer::KillShim,
 ];
 
 /// What the racers race about.
@@ -58,6 +60,8 @@ impl Racer {
             Self::StopPod => cri.stop_pod(&course.running.id).await,
             Self::RemovePod => cri.remove_pod(&course.running.id).await,
             Self::Create => cri.create(&course.running, &course.created).await.map(drop),
+            // It is no call.
+            Self::KillShim => Ok(()),
             _ if id.is_empty() => Ok(()),
             Self::Start => cri.start(&id).await,
             Self::StopSlowly => cri.stop(&id, 30).await,
@@ -71,7 +75,6 @@ impl Racer {
 impl Caller {
     /// Several calls at once; says whether the pod stays.
     pub(crate) async fn race(&mut self, pod: &mut OwnPod) -> Result<bool> {
-        let harmed = self.world.truth().pod(pod.key).harmed;
         let many = 2 + self.dice.index(3);
         let mut racers: Vec<_> = (0..many).map(|_| *self.dice.pick(&RACERS)).collect();
         // A stop with a long grace alone would only take its time.
@@ -82,13 +85,20 @@ impl Caller {
         self.widen(pod, &racers);
         self.world.tell(format!("a race of {racers:?} about {:.8}", course.running.id));
         let patience: Vec<_> = racers.iter().map(|_| self.patience()).collect();
+        let (delay, key) = (self.dice.millis(60), pod.key);
         let world = &self.world;
         let calls = racers.iter().zip(&patience).map(async |(racer, patience)| {
             let what = format!("racing {racer:?} about {:.8}", course.running.id);
+            if *racer == Racer::KillShim {
+                tokio::time::sleep(delay).await;
+                return world.kill_shim(key).map(|()| (*racer, Outcome::Done(())));
+            }
             let ask = async |cri: Cri| racer.go(cri, &course).await;
             world.call(&what, *patience, ask).await.map(|(outcome, _)| (*racer, outcome))
         });
-        for ended in join_all(calls).await {
+        let ended = join_all(calls).await;
+        let harmed = self.world.truth().pod(key).harmed;
+        for ended in ended {
             let (racer, outcome) = ended?;
             if let Outcome::Refused(why) = outcome {
                 judge(racer, &why, harmed)?;

@@ -86,10 +86,15 @@ async fn sequence(bed: &mut Bed, world: &Arc<World>, seed: u64) -> Result<u32> {
     Ok(deaths)
 }
 
-/// The daemon is killed, and another comes after a while. Its first list must be whole.
+/// The daemon is killed or told to end, and another comes after a while. Its first list must be
+/// whole.
 async fn die(bed: &mut Bed, world: &World, dice: &mut Dice) -> Result<()> {
     world.down();
-    bed.node.kill_daemon()?;
+    if dice.once_in(5) {
+        bed.node.stop_daemon()?;
+    } else {
+        bed.node.kill_daemon()?;
+    }
     if dice.once_in(3) {
         tokio::time::sleep(dice.millis(300)).await;
     }
