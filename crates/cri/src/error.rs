@@ -7,7 +7,7 @@
 //! | Exists | AlreadyExists | | Unimplemented | Unimplemented |
 //! | WrongState | FailedPrecondition | | Exhausted | ResourceExhausted |
 //! | Busy | Aborted | | Broken | Internal |
-//! | TimedOut | DeadlineExceeded | | | |
+//! | TimedOut | DeadlineExceeded | | Denied | PermissionDenied |
 
 use berth_pod::Kind;
 use tonic::{Code, Status};
@@ -71,8 +71,8 @@ impl Error {
 fn of_image(kind: berth_image::Kind) -> Kind {
     use berth_image::Kind as Image;
     match kind {
-        // Credentials came with the request, or with the configuration of its registry.
-        Image::Invalid | Image::Unauthorized => Kind::Invalid,
+        Image::Invalid => Kind::Invalid,
+        Image::Unauthorized => Kind::Denied,
         Image::NotFound => Kind::NotFound,
         Image::Busy => Kind::Busy,
         Image::TimedOut => Kind::TimedOut,
@@ -97,6 +97,7 @@ pub fn code_of(kind: Kind) -> Code {
         Kind::Busy => Code::Aborted,
         Kind::TimedOut => Code::DeadlineExceeded,
         Kind::Cancelled => Code::Cancelled,
+        Kind::Denied => Code::PermissionDenied,
         Kind::Unavailable => Code::Unavailable,
         Kind::Unimplemented => Code::Unimplemented,
         Kind::Exhausted => Code::ResourceExhausted,

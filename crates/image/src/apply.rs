@@ -27,6 +27,8 @@ const OPAQUE_MARK: &[u8] = b".wh..wh..opq";
 const AUFS: &[u8] = b".wh..wh.";
 
 const COPY_BUFFER: usize = 128 * 1024;
+/// The names of half a million directories, 128 bytes each.
+const NAMES: usize = 64 << 20;
 
 /// What a layer leaves to be settled with the layers below it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -51,8 +53,13 @@ impl Applied {
 /// Applies an archive to an empty directory.
 pub(crate) fn apply(archive: impl Read, into: &Path) -> Result<Applied> {
     let confined = Confined::open(into).map_err(|e| Error::file("open", into, e))?;
-    let mut layer =
-        Layer { confined, applied: Applied::default(), times: HashMap::new(), buffer: Vec::new() };
+    let mut layer = Layer {
+        confined,
+        applied: Applied::default(),
+        times: HashMap::new(),
+        buffer: Vec::new(),
+        remembered: 0,
+    };
     let mut archive = Archive::new(archive);
     let fault =
         |source| Error::Entry { entry: "(next)".to_owned(), attempted: "read its header", source };
@@ -72,6 +79,8 @@ struct Layer {
     /// Directories get their times last: every entry put in them would change them again.
     times: HashMap<Name, Timespec>,
     buffer: Vec<u8>,
+    /// The bytes of all names that are kept until the end.
+    remembered: usize,
 }
 
 impl Layer {
@@ -104,11 +113,23 @@ impl Layer {
     }
 
     fn parent(&mut self, name: &Name) -> Attempt<Dir> {
-        let implied = &mut self.applied.implied;
-        let mut report = |made| {
+        let (implied, remembered) = (&mut self.applied.implied, &mut self.remembered);
+        let mut report = |made: Name| {
+            *remembered += made.as_bytes().len();
             implied.insert(made);
         };
-        self.confined.directory(name, Missing::Make(&mut report)).at("open its directory")
+        let dir = self.confined.directory(name, Missing::Make(&mut report));
+        self.remember(0)?;
+        dir.at("open its directory")
+    }
+
+    /// Counts a name that is kept until the end: layers made to fill the memory are refused.
+    fn remember(&mut self, length: usize) -> Attempt<()> {
+        self.remembered += length;
+        match self.remembered > NAMES {
+            true => Err(("remember its name", invalid("directories and links of too many bytes"))),
+            false => Ok(()),
+        }
     }
 
     fn whiteout(&mut self, parent: &Name, last: &[u8], hidden: &[u8]) -> Attempt<()> {
@@ -171,6 +192,7 @@ impl Layer {
         let dir = self.confined.open_directly(name).at("open the directory")?;
         let fd = confined::open_to_change(&dir, b"").at("open the directory")?;
         change(&fd, inode)?;
+        self.remember(name.as_bytes().len())?;
         self.times.insert(name.clone(), inode.mtime);
         Ok(())
     }
@@ -264,6 +286,7 @@ impl Layer {
 
     fn hard_link(&mut self, entry: &Entry, dir: &Dir, last: &[u8]) -> Attempt<()> {
         let target = Name::clean(target(entry)?).at("use its target")?;
+        self.remember(target.as_bytes().len())?;
         let (parent, file) = target.split();
         let found = match self.confined.directory(&parent, Missing::Fail) {
             Ok(found) => found,
@@ -281,6 +304,10 @@ impl Layer {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.applied.links.push((dir.name.join(last), target));
                 Ok(())
+            }
+            // The kernel's word for a link to a directory is "not permitted".
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Err(("link it", invalid("a hard link to a directory")))
             }
             made => made.at("link it"),
         }
@@ -328,4 +355,37 @@ fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> std::result::Result<(), Errno> {
         bytes = &bytes[written..];
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same entry, over and over.
+    struct Again(Vec<u8>, usize);
+
+    impl Read for Again {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = (&self.0[self.1..]).read(buffer)?;
+            self.1 = (self.1 + count) % self.0.len();
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn names_that_would_fill_the_memory_are_refused() {
+        let mut builder = tar::Builder::new(Vec::new());
+        let target = "ab/".repeat(1300);
+        builder.append_pax_extensions([("linkpath", target.as_bytes())]).unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Link);
+        header.set_mode(0o644);
+        header.set_size(0);
+        builder.append_data(&mut header, "link", io::empty()).unwrap();
+        let temp = tempfile::tempdir().unwrap();
+        // It would go on for ever: each link waits for a target in a lower layer.
+        let error = apply(Again(builder.get_ref().clone(), 0), temp.path()).unwrap_err();
+        assert_eq!(error.kind(), crate::Kind::Invalid, "{error}");
+        assert!(error.to_string().contains("too many bytes"), "{error}");
+    }
 }

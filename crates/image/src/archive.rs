@@ -337,7 +337,8 @@ fn parse_time(value: &[u8]) -> Option<Timespec> {
     let digits: String = fraction.chars().chain(std::iter::repeat('0')).take(9).collect();
     let nanoseconds: i64 = digits.parse().ok()?;
     if seconds.starts_with('-') && nanoseconds > 0 {
-        return Some(Timespec { tv_sec: tv_sec - 1, tv_nsec: 1_000_000_000 - nanoseconds });
+        let tv_sec = tv_sec.checked_sub(1)?;
+        return Some(Timespec { tv_sec, tv_nsec: 1_000_000_000 - nanoseconds });
     }
     Some(Timespec { tv_sec, tv_nsec: nanoseconds })
 }
@@ -353,6 +354,7 @@ mod tests {
         assert_eq!(time("12"), Some((12, 0)));
         assert_eq!(time("-1.25"), Some((-2, 750_000_000)));
         assert_eq!(time("x"), None);
+        assert_eq!(time("-9223372036854775808.5"), None);
     }
 
     #[test]

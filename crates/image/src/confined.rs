@@ -77,7 +77,8 @@ impl Name {
         self.0.split(|b| *b == b'/').filter(|component| !component.is_empty())
     }
 
-    fn parent_name(&self) -> Name {
+    /// The directory part.
+    pub(crate) fn parent_name(&self) -> Name {
         self.split().0
     }
 }
@@ -134,7 +135,17 @@ impl Confined {
         }
         let dir = match self.open_directly(name) {
             Ok(dir) => dir,
-            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => self.walk(name, missing)?,
+            Err(Errno::NOENT) => match (self.open_directly(&name.parent_name()), missing) {
+                // Only the last one is missing: a deep name is not walked for it.
+                (Ok(parent), Missing::Make(report)) => {
+                    let (_, last) = name.split();
+                    let fd = Rc::new(make_directory(&parent, last)?);
+                    report(name.clone());
+                    Dir { fd, name: name.clone() }
+                }
+                (_, missing) => self.walk(name, missing)?,
+            },
+            Err(Errno::LOOP | Errno::NOTDIR) => self.walk(name, missing)?,
             Err(error) => return Err(error.into()),
         };
         self.last = Some((name.clone(), dir.clone()));
@@ -363,18 +374,6 @@ pub(crate) fn names(directory: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
 
 pub(crate) fn invalid(reason: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
-}
-
-/// The directories on the way to a name, from the top down, without the name itself.
-pub(crate) fn ancestors(name: &Name) -> Vec<Name> {
-    let mut found = Vec::new();
-    let mut at = name.parent_name();
-    while !at.is_root() {
-        found.push(at.clone());
-        at = at.parent_name();
-    }
-    found.reverse();
-    found
 }
 
 #[cfg(test)]

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, Transaction, params};
 
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::measure::{Measured, Usage};
+use crate::spare::Spare;
 
 const VERSION: i64 = 1;
 
@@ -77,8 +78,18 @@ pub(crate) struct Change {
     pub(crate) drop_layers: Vec<u64>,
 }
 
+impl Change {
+    /// Whether it only takes something away: that must go even if the disk is full.
+    fn only_removes(&self) -> bool {
+        self.put_layers.is_empty() && self.put_image.is_none() && self.put_names.is_empty()
+    }
+}
+
 /// An open database.
-pub(crate) struct Database(Connection);
+pub(crate) struct Database {
+    connection: Connection,
+    spare: Spare,
+}
 
 fn fault(attempted: &'static str) -> impl FnOnce(rusqlite::Error) -> Error {
     move |source| Error::Database { attempted, source }
@@ -101,9 +112,11 @@ impl Database {
 
     fn open_whole(path: &Path) -> Result<(Self, Content)> {
         let connection = Connection::open(path).map_err(fault("open"))?;
+        // Nobody else reads it, so the index of its log is in memory: a file for it would not fit on
+        // a disk that is full.
         connection
             .execute_batch(
-                "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-256;
+                "PRAGMA locking_mode=EXCLUSIVE; PRAGMA temp_store=MEMORY; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-256;
                  PRAGMA busy_timeout=5000;",
             )
             .map_err(fault("configure"))?;
@@ -133,7 +146,8 @@ impl Database {
                 });
             }
         }
-        let database = Self(connection);
+        let spare = Spare::new(path.with_extension("spare"));
+        let database = Self { connection, spare };
         let content = database.read()?;
         Ok((database, content))
     }
@@ -180,15 +194,15 @@ impl Database {
         sql: &str,
         read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>> {
-        let mut statement = self.0.prepare(sql).map_err(fault("read"))?;
+        let mut statement = self.connection.prepare(sql).map_err(fault("read"))?;
         let rows = statement.query_map([], read).map_err(fault("read"))?;
         rows.collect::<rusqlite::Result<_>>().map_err(fault("read"))
     }
 
     /// The config of an image, as it was pulled.
     pub(crate) fn config(&self, image: &Digest) -> Result<Option<Vec<u8>>> {
-        let mut found =
-            self.0.prepare("SELECT config FROM image WHERE id = ?1").map_err(fault("read"))?;
+        let sql = "SELECT config FROM image WHERE id = ?1";
+        let mut found = self.connection.prepare(sql).map_err(fault("read"))?;
         let mut rows = found.query(params![image.as_str()]).map_err(fault("read"))?;
         match rows.next().map_err(fault("read"))? {
             Some(row) => Ok(Some(row.get(0).map_err(fault("read"))?)),
@@ -198,11 +212,22 @@ impl Database {
 
     /// Applies a change; when this returns, it is on disk.
     pub(crate) fn commit(&mut self, change: &Change) -> Result<()> {
+        let mut committed = self.try_commit(change);
+        let full = |error: &Error| error.kind() == Kind::Exhausted;
+        if committed.as_ref().is_err_and(full) && change.only_removes() && self.spare.give_up() {
+            committed = self.try_commit(change);
+        } else if committed.is_ok() {
+            self.spare.keep();
+        }
+        committed
+    }
+
+    fn try_commit(&mut self, change: &Change) -> Result<()> {
         let write = |transaction: &Transaction<'_>| -> rusqlite::Result<()> {
             write_drops(transaction, change)?;
             write_puts(transaction, change)
         };
-        let transaction = self.0.transaction().map_err(fault("begin"))?;
+        let transaction = self.connection.transaction().map_err(fault("begin"))?;
         write(&transaction).map_err(fault("write"))?;
         transaction.commit().map_err(fault("commit"))
     }

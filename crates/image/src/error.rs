@@ -25,7 +25,8 @@ pub enum Kind {
     TimedOut,
     /// The caller gave up.
     Cancelled,
-    /// No registry answered. The message begins with `RegistryUnavailable`, as the kubelet expects.
+    /// No registry answered: the message begins with `RegistryUnavailable`, as the kubelet expects.
+    /// Or our own disk takes no writes.
     Unavailable,
     /// A media type or a feature that this version does not have.
     Unimplemented,
@@ -39,7 +40,7 @@ pub enum Kind {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Text that is not an image reference.
-    #[error("{text:?} is not an image reference: {reason}")]
+    #[error("{:?} is not an image reference: {reason}", short(text))]
     Reference {
         /// What was given.
         text: String,
@@ -47,7 +48,7 @@ pub enum Error {
         reason: &'static str,
     },
     /// Text that is not a digest.
-    #[error("{text:?} is not a digest: {reason}")]
+    #[error("{:?} is not a digest: {reason}", short(text))]
     NotADigest {
         /// What was given.
         text: String,
@@ -69,7 +70,10 @@ pub enum Error {
         missing: usize,
     },
     /// A snapshot key or holder name that cannot be a file name.
-    #[error("{name:?} cannot name a {what}: use letters, digits, '_', '.', '-', at most 128")]
+    #[error(
+        "{:?} cannot name a {what}: use letters, digits, '_', '.', '-', at most 128",
+        short(name)
+    )]
     Name {
         /// What it was to name.
         what: &'static str,
@@ -113,7 +117,7 @@ pub enum Error {
         found: Digest,
     },
     /// One entry of a layer could not be put in place.
-    #[error("layer entry {entry:?}: cannot {attempted}: {source}")]
+    #[error("layer entry {:?}: cannot {attempted}: {source}", short(entry))]
     Entry {
         /// The name in the archive.
         entry: String,
@@ -129,6 +133,29 @@ pub enum Error {
         layer: Digest,
         /// Why.
         source: Arc<Error>,
+    },
+    /// A layer of a registry that is not what it should be, or does not unpack.
+    #[error(
+        "{reference}: layer {blob} from {host}: {source}: pull again; if it stays so, push the image \
+         again or leave that host out"
+    )]
+    Transferred {
+        /// Which image.
+        reference: String,
+        /// The digest of the layer as it is transferred.
+        blob: Digest,
+        /// Who sent it.
+        host: String,
+        /// What is wrong with it.
+        source: Box<Error>,
+    },
+    /// The disk of the store is full.
+    #[error("{source}: free space or inodes on the file system of {}, or remove images", place.display())]
+    Full {
+        /// A directory on the disk.
+        place: PathBuf,
+        /// What did not fit.
+        source: Box<Error>,
     },
     /// An index without a manifest for this machine.
     #[error("{reference} has no image for {wanted}, only for {found}")]
@@ -239,6 +266,8 @@ impl Error {
             Self::File { source, .. } | Self::Entry { source, .. } => io_kind(source),
             Self::Database { source, .. } => database_kind(source),
             Self::Layer { source, .. } => source.kind(),
+            Self::Transferred { source, .. } => source.kind(),
+            Self::Full { .. } => Kind::Exhausted,
             Self::Lost { .. } => Kind::Broken,
         }
     }
@@ -252,14 +281,44 @@ impl Error {
         Self::File { attempted, path: path.as_ref().to_path_buf(), source: source.into() }
     }
 
-    /// Makes the error of content that does not read.
+    /// Makes the error of content that does not read. The reason may quote a stranger at length.
     pub(crate) fn malformed(what: impl Into<String>, reason: impl ToString) -> Self {
-        Self::Malformed { what: what.into(), reason: reason.to_string() }
+        Self::Malformed { what: what.into(), reason: short(&reason.to_string()) }
+    }
+
+    /// Adds what to do if this is for want of space below `place`.
+    pub(crate) fn on_disk(self, place: &Path) -> Self {
+        match self.is_full() {
+            true => Self::Full { place: place.to_path_buf(), source: Box::new(self) },
+            false => self,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        match self {
+            Self::File { source, .. } | Self::Entry { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            Self::Database { .. } => self.kind() == Kind::Exhausted,
+            Self::Layer { source, .. } => source.is_full(),
+            Self::Transferred { source, .. } => source.is_full(),
+            _ => false,
+        }
+    }
+}
+
+/// The beginning of a text that a stranger chose: an error travels in a header of bounded length.
+pub(crate) fn short(text: &str) -> String {
+    const MOST: usize = 300;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
 fn io_kind(source: &io::Error) -> Kind {
     match source.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => Kind::Unavailable,
         io::ErrorKind::StorageFull
         | io::ErrorKind::QuotaExceeded
         | io::ErrorKind::OutOfMemory
@@ -271,7 +330,15 @@ fn io_kind(source: &io::Error) -> Kind {
         io::ErrorKind::UnexpectedEof => Kind::Invalid,
         _ => match source.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
             Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => Kind::Exhausted,
-            Some(rustix::io::Errno::NAMETOOLONG | rustix::io::Errno::LOOP) => Kind::Invalid,
+            // What a layer asks of the file system, and no file system has.
+            Some(
+                rustix::io::Errno::NAMETOOLONG
+                | rustix::io::Errno::LOOP
+                | rustix::io::Errno::MLINK
+                | rustix::io::Errno::RANGE
+                | rustix::io::Errno::TOOBIG
+                | rustix::io::Errno::NOTDIR,
+            ) => Kind::Invalid,
             // Not the system's: a reader of archives or of compressed data found a mistake.
             None => Kind::Invalid,
             _ => Kind::Broken,
@@ -282,6 +349,7 @@ fn io_kind(source: &io::Error) -> Kind {
 fn database_kind(source: &rusqlite::Error) -> Kind {
     match source.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DiskFull) => Kind::Exhausted,
+        Some(rusqlite::ErrorCode::ReadOnly) => Kind::Unavailable,
         Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => Kind::Busy,
         _ => Kind::Broken,
     }

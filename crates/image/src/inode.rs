@@ -2,7 +2,7 @@
 //! there.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
@@ -48,7 +48,7 @@ pub(crate) fn change(fd: &OwnedFd, inode: &Inode) -> Attempt<()> {
     rustix::fs::fchmod(fd, inode.mode).at("set the mode")?;
     for (name, value) in &inode.xattrs {
         let set = rustix::fs::fsetxattr(fd, &**name, value, rustix::fs::XattrFlags::empty());
-        tolerate(set).at("set an extended attribute")?;
+        tolerate(set, fd.as_fd()).at("set an extended attribute")?;
     }
     Ok(())
 }
@@ -61,7 +61,7 @@ pub(crate) fn change_by_name(dir: &Dir, last: &[u8], inode: &Inode) -> Attempt<(
     path.extend_from_slice(last);
     for (name, value) in &inode.xattrs {
         let flags = rustix::fs::XattrFlags::empty();
-        tolerate(rustix::fs::lsetxattr(&*path, &**name, value, flags))
+        tolerate(rustix::fs::lsetxattr(&*path, &**name, value, flags), dir.as_fd())
             .at("set an extended attribute")?;
     }
     rustix::fs::utimensat(dir, last, &times(inode.mtime), AtFlags::SYMLINK_NOFOLLOW)
@@ -69,9 +69,17 @@ pub(crate) fn change_by_name(dir: &Dir, last: &[u8], inode: &Inode) -> Attempt<(
 }
 
 /// A file system, or a kind of file, without such attributes is no reason to refuse an image.
-fn tolerate(set: std::result::Result<(), Errno>) -> std::result::Result<(), Errno> {
+fn tolerate(
+    set: std::result::Result<(), Errno>,
+    at: BorrowedFd<'_>,
+) -> std::result::Result<(), Errno> {
     match set {
         Err(Errno::NOTSUP | Errno::PERM) => Ok(()),
+        // More than an inode can hold is said in the same way as a full disk.
+        Err(Errno::NOSPC) => match rustix::fs::fstatvfs(at) {
+            Ok(room) if room.f_bavail > 0 && room.f_favail > 0 => Err(Errno::TOOBIG),
+            _ => Err(Errno::NOSPC),
+        },
         other => other,
     }
 }

@@ -36,6 +36,7 @@ mod registry;
 mod settle;
 mod shelf;
 mod snapshot;
+mod spare;
 mod stack;
 mod state;
 mod store;

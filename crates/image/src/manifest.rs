@@ -145,7 +145,7 @@ fn offered(entries: &[Descriptor]) -> String {
         .filter(|platform| platform.os != "unknown")
         .map(ToString::to_string)
         .collect();
-    if names.is_empty() { "no platform".to_owned() } else { names.join(", ") }
+    if names.is_empty() { "no platform".to_owned() } else { crate::error::short(&names.join(", ")) }
 }
 
 /// What the config of an image says, as far as it is acted on.

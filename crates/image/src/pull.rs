@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::facts::Facts;
 use crate::job::{self, Job, Landed, Spec, Unpacked, blocking};
 use crate::layer::Expected;
@@ -32,6 +32,11 @@ impl Store {
     /// Pulls an image and gives its id. What is here already is not fetched again; what another pull
     /// is fetching is waited for.
     pub async fn pull(&self, reference: &str, credentials: Option<Credentials>) -> Result<Digest> {
+        let pulled = self.fetch(reference, credentials).await;
+        pulled.map_err(|error| error.on_disk(&self.options.root))
+    }
+
+    async fn fetch(&self, reference: &str, credentials: Option<Credentials>) -> Result<Digest> {
         let reference: Reference = reference.parse()?;
         tracing::info!(image = %reference, "pulling image");
         let begin = Instant::now();
@@ -206,15 +211,25 @@ impl Fetch {
                 Err(error) => error,
             };
             // Content that is not what it should be may be right at another host.
-            let wrong = matches!(error, Error::Mismatch { .. } | Error::Malformed { .. });
+            let wrong = error.kind() == Kind::Invalid;
             let others = self.session.in_order(|host| host.pull).len() > sources.avoid.len() + 1;
             match sources.served.first() {
                 Some(host) if wrong && others => {
                     tracing::warn!(host, %error, "wrong content: another host is tried");
                     sources.avoid.push(host.clone());
                 }
+                Some(host) if wrong => return Err(self.transferred(host, error)),
                 _ => return Err(error),
             }
+        }
+    }
+
+    fn transferred(&self, host: &str, source: Error) -> Error {
+        Error::Transferred {
+            reference: self.session.reference.to_string(),
+            blob: self.digest.clone(),
+            host: host.to_owned(),
+            source: Box::new(source),
         }
     }
 

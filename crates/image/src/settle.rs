@@ -2,7 +2,7 @@
 //!
 //! The result depends on them, so such a layer is kept under its chain id, not its diff id.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::apply::Applied;
 use crate::confined::{self, Confined, Missing, Name};
 use crate::error::{Error, Result};
 use crate::inode;
-use crate::stack::{self, Node, Stack};
+use crate::stack::{self, Finder, Node, Stack};
 
 /// Fills in what `applied` left open, with `below` given from the bottom up.
 pub(crate) fn settle(layer: &Path, applied: &Applied, below: &[PathBuf]) -> Result<()> {
@@ -24,17 +24,20 @@ pub(crate) fn settle(layer: &Path, applied: &Applied, below: &[PathBuf]) -> Resu
     if applied.root_opaque {
         hide_everything(&confined, &stack).map_err(fault)?;
     }
+    let mut heritage = Heritage { below: Finder::new(&stack), hidden: HashMap::new() };
     for (link, target) in &applied.links {
-        bring_up(&mut confined, &stack, (link, target)).map_err(|source| Error::Entry {
-            entry: link.to_string(),
-            attempted: "link it to a file of a lower layer",
-            source,
+        bring_up(&mut confined, (&stack, &mut heritage), (link, target)).map_err(|source| {
+            Error::Entry {
+                entry: link.to_string(),
+                attempted: "link it to a file of a lower layer",
+                source,
+            }
         })?;
     }
     let mut times = BTreeMap::new();
     // Below an opaque root there is nothing to inherit from.
     for name in applied.implied.iter().filter(|_| !applied.root_opaque) {
-        inherit(&confined, &stack, name, &mut times).map_err(fault)?;
+        heritage.inherit(&confined, name, &mut times).map_err(fault)?;
     }
     for (name, mtime) in times {
         let dir = confined.open_directly(&name).map_err(io::Error::from).map_err(fault)?;
@@ -60,31 +63,62 @@ fn hide_everything(confined: &Confined, below: &Stack) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives an implied directory the owner, mode, xattrs and times of the one below.
-fn inherit(
-    confined: &Confined,
-    below: &Stack,
-    name: &Name,
-    times: &mut BTreeMap<Name, Timespec>,
-) -> io::Result<()> {
-    let dir = match confined.open_directly(name) {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
-        dir => dir?,
-    };
-    // An opaque directory hides what is in it below, not what the directory itself is like.
-    for above in confined::ancestors(name) {
-        let fd = confined::open_to_change(&confined.open_directly(&above)?, b"")?;
-        if stack::is_opaque(&fd)? {
+/// What implied directories inherit. What was found out about a directory is remembered for those in
+/// it: names of a thousand components would otherwise be walked a thousand times over.
+struct Heritage<'a> {
+    below: Finder<'a>,
+    /// Whether something above hides what is below, by the name of the directory that it is in.
+    hidden: HashMap<Name, bool>,
+}
+
+impl Heritage<'_> {
+    /// Gives an implied directory the owner, mode, xattrs and times of the one below.
+    fn inherit(
+        &mut self,
+        confined: &Confined,
+        name: &Name,
+        times: &mut BTreeMap<Name, Timespec>,
+    ) -> io::Result<()> {
+        let dir = match confined.open_directly(name) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+            dir => dir?,
+        };
+        // An opaque directory hides what is in it below, not what the directory itself is like.
+        if self.hides(confined, name.parent_name())? {
             return Ok(());
         }
+        let Some(parts) = self.below.directory(name)? else { return Ok(()) };
+        let Some(source) = parts.first() else { return Ok(()) };
+        let stat = rustix::fs::fstat(&**source)?;
+        let target = confined::open_to_change(&dir, b"")?;
+        copy_inode(source, &stat, &target)?;
+        times.insert(name.clone(), modified(&stat));
+        Ok(())
     }
-    let Some(Node::Directory(parts)) = below.look_up(name)? else { return Ok(()) };
-    let Some(source) = parts.first() else { return Ok(()) };
-    let stat = rustix::fs::fstat(source)?;
-    let target = confined::open_to_change(&dir, b"")?;
-    copy_inode(source, &stat, &target)?;
-    times.insert(name.clone(), modified(&stat));
-    Ok(())
+
+    /// Whether a directory, or one above it, is opaque.
+    fn hides(&mut self, confined: &Confined, directory: Name) -> io::Result<bool> {
+        let mut unknown = Vec::new();
+        let mut at = directory;
+        let mut hides = loop {
+            if at.is_root() {
+                break false;
+            }
+            if let Some(known) = self.hidden.get(&at) {
+                break *known;
+            }
+            let above = at.parent_name();
+            unknown.push(std::mem::replace(&mut at, above));
+        };
+        for name in unknown.into_iter().rev() {
+            if !hides {
+                let fd = confined::open_to_change(&confined.open_directly(&name)?, b"")?;
+                hides = stack::is_opaque(&fd)?;
+            }
+            self.hidden.insert(name, hides);
+        }
+        Ok(hides)
+    }
 }
 
 fn modified(stat: &Stat) -> Timespec {
@@ -115,7 +149,7 @@ fn copy_inode(source: &OwnedFd, stat: &Stat, target: &OwnedFd) -> io::Result<()>
 /// Copies the target of a hard link up from below, and links to it.
 fn bring_up(
     confined: &mut Confined,
-    below: &Stack,
+    (below, heritage): (&Stack, &mut Heritage<'_>),
     (link, target): (&Name, &Name),
 ) -> io::Result<()> {
     let (target_parent, target_last) = target.split();
@@ -123,7 +157,7 @@ fn bring_up(
     let mut report = |name| made.push(name);
     let directory = confined.directory(&target_parent, Missing::Make(&mut report))?;
     for name in &made {
-        inherit(confined, below, name, &mut BTreeMap::new())?;
+        heritage.inherit(confined, name, &mut BTreeMap::new())?;
     }
     match rustix::fs::statat(&directory, target_last, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(_) => {}

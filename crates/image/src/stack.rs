@@ -23,7 +23,7 @@ pub(crate) struct Stack {
 }
 
 /// One directory as it is found in one or more layers, the uppermost first.
-type Merged = Vec<Rc<OwnedFd>>;
+pub(crate) type Merged = Vec<Rc<OwnedFd>>;
 
 /// What a name stands for.
 pub(crate) enum Node {
@@ -138,6 +138,46 @@ impl Stack {
             }
         }
         Ok(shown)
+    }
+}
+
+/// Looks up directories. Those that were found last are remembered, so that names which come in
+/// order need one step each, however deep they are.
+pub(crate) struct Finder<'a> {
+    stack: &'a Stack,
+    trail: VecDeque<(Name, Option<Merged>)>,
+}
+
+impl<'a> Finder<'a> {
+    /// Each that is remembered holds a descriptor for each layer.
+    const TRAIL: usize = 4;
+
+    pub(crate) fn new(stack: &'a Stack) -> Self {
+        Self { stack, trail: VecDeque::new() }
+    }
+
+    /// The parts of a directory, the uppermost first; none if there is no directory of that name.
+    pub(crate) fn directory(&mut self, name: &Name) -> io::Result<Option<Merged>> {
+        let (parent, last) = name.split();
+        let known = self.trail.iter().find(|(known, _)| *known == parent);
+        let within = match known {
+            Some((_, parts)) => parts.clone(),
+            None => parts(self.stack.look_up(&parent)?),
+        };
+        let found = match within {
+            Some(within) => parts(child(&within, last)?),
+            None => None,
+        };
+        self.trail.push_front((name.clone(), found.clone()));
+        self.trail.truncate(Self::TRAIL);
+        Ok(found)
+    }
+}
+
+fn parts(node: Option<Node>) -> Option<Merged> {
+    match node {
+        Some(Node::Directory(parts)) => Some(parts),
+        _ => None,
     }
 }
 

@@ -261,6 +261,11 @@ impl Store {
     /// Takes in an OCI layout, as a directory or an archive, or a docker archive. Given names are
     /// added to those in the file, if it has only one image.
     pub async fn import(&self, path: &Path, names: &[String]) -> Result<Vec<Imported>> {
+        let imported = self.take_in(path, names).await;
+        imported.map_err(|error| error.on_disk(&self.options.root))
+    }
+
+    async fn take_in(&self, path: &Path, names: &[String]) -> Result<Vec<Imported>> {
         let mut given = Vec::new();
         for name in names {
             given.push(name.parse::<Reference>()?.to_string());

@@ -20,6 +20,8 @@ pub enum Kind {
     TimedOut,
     /// The caller went away, or another wish overtook it.
     Cancelled,
+    /// Somebody else wants other credentials, or refuses these.
+    Denied,
     /// A part that is needed does not answer.
     Unavailable,
     /// Berth, or the handler, cannot do this.

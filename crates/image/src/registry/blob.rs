@@ -7,7 +7,8 @@ use bytes::Bytes;
 use reqwest::{Response, StatusCode};
 use tokio::sync::mpsc::Sender;
 
-use super::request::{Ask, Refusal, within};
+use super::pace::{LEAST, Pace};
+use super::request::{Ask, Refusal};
 use super::session::{Session, Station};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -79,8 +80,8 @@ impl Feeding<'_> {
                     Ok(fed) => return Ok(fed),
                     Err(refusal) => refusal,
                 };
-                // Progress makes up for earlier failures.
-                attempt = if self.offset > before { 1 } else { attempt + 1 };
+                // Progress makes up for earlier failures, a byte now and then does not.
+                attempt = if self.offset - before >= LEAST { 1 } else { attempt + 1 };
                 let again = match at == last || self.offset > before {
                     true => refusal.is_passing() && attempt <= self.session.settings.attempts,
                     false => false,
@@ -113,8 +114,11 @@ impl Feeding<'_> {
         let ask = Ask { offset: self.offset, ..Ask::get(path) };
         let mut response = self.session.send(station, &ask).await?;
         let mut skip = self.skip(&response)?;
-        let limit = self.session.settings.progress_timeout;
-        while let Some(mut chunk) = within(limit, response.chunk()).await? {
+        let mut pace = Pace::new(self.session.settings.progress_timeout);
+        // All that is wanted is there when the size is: the connection's end may break or never come.
+        while self.offset < self.size
+            && let Some(mut chunk) = pace.chunk(&mut response).await?
+        {
             if skip > 0 {
                 let count = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
                 skip -= count as u64;
@@ -136,6 +140,9 @@ impl Feeding<'_> {
             let text =
                 format!("{}: ended after {} of {} bytes", station.name(), self.offset, self.size);
             return Err(Refusal::Temporary(text, None));
+        }
+        if served.is_empty() {
+            served.push(station.name());
         }
         match self.to.send(Piece::End).await {
             Ok(()) => Ok(Fed::Whole),

@@ -13,6 +13,7 @@ mod blob;
 mod challenge;
 mod credentials;
 mod hosts;
+mod pace;
 mod request;
 mod session;
 mod tls;
@@ -35,8 +36,7 @@ pub struct Registries {
     pub docker_config: Option<PathBuf>,
     /// How long a connection may take to come up.
     pub connect_timeout: Duration,
-    /// How long an answer, or the next piece of a layer, may take. Waiting for our own disk does not
-    /// count.
+    /// How long an answer may take, and the next 32 KiB of it. Waiting for our own disk does not count.
     pub progress_timeout: Duration,
     /// How often in a row something is tried without any progress.
     pub attempts: u32,

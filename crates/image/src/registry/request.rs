@@ -6,6 +6,7 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue,
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::Deserialize;
 
+use super::pace::LEAST;
 use super::session::{Session, Station};
 use super::token::Granted;
 use super::{chain, challenge};
@@ -14,6 +15,8 @@ use crate::error::Error;
 const MAX_REDIRECTS: usize = 5;
 /// More than this of an error's body is not read.
 const ERROR_BODY: usize = 8 << 10;
+/// Nor for longer than this.
+const ERROR_TIME: Duration = Duration::from_secs(5);
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -66,7 +69,10 @@ impl std::fmt::Display for Refusal {
             Self::Temporary(reason, _) | Self::Unreachable(reason) | Self::Useless(reason) => {
                 f.write_str(reason)
             }
-            Self::Slow(limit) => write!(f, "no progress within {} s", limit.as_secs_f32()),
+            Self::Slow(limit) => {
+                let (least, limit) = (LEAST >> 10, limit.as_secs_f32());
+                write!(f, "no answer, or less than {least} KiB of it, within {limit} s")
+            }
             Self::Broken(error) => write!(f, "{error}"),
         }
     }
@@ -83,9 +89,14 @@ impl Session {
     pub(crate) async fn send(&self, station: &Station, ask: &Ask) -> Result<Response, Refusal> {
         let mut used = station.authorization().await;
         loop {
-            let response = self.send_once(station, ask, used.as_ref()).await?;
+            let Answer { response, at_home } = self.send_once(station, ask, used.as_ref()).await?;
             if response.status() != StatusCode::UNAUTHORIZED {
                 return check(response).await;
+            }
+            // Whoever a redirect leads to must not choose where credentials are sent.
+            if !at_home {
+                let place = shown(response.url());
+                return Err(Refusal::Denied(format!("{place}: {}", reason(response).await)));
             }
             let headers = response.headers().get_all(reqwest::header::WWW_AUTHENTICATE);
             let challenges = challenge::parse(headers.iter().filter_map(|h| h.to_str().ok()));
@@ -93,7 +104,8 @@ impl Session {
             match self.authorize(station, &challenges, used.as_ref()).await? {
                 None => return Err(Refusal::Denied(said)),
                 Some(Granted::Ours(header)) => {
-                    return check(self.send_once(station, ask, Some(&header)).await?).await;
+                    let answer = self.send_once(station, ask, Some(&header)).await?;
+                    return check(answer.response).await;
                 }
                 // It may have ended since another layer fetched it.
                 Some(Granted::Shared(header)) => used = Some(header),
@@ -108,13 +120,13 @@ impl Session {
         station: &Station,
         ask: &Ask,
         authorization: Option<&HeaderValue>,
-    ) -> Result<Response, Refusal> {
+    ) -> Result<Answer, Refusal> {
         if let Some(secure) = station.secure() {
             return self.send_as((station, secure), ask, authorization).await;
         }
         let plain = self.send_as((station, false), ask, authorization).await;
         let wants_tls = match &plain {
-            Ok(response) => response.status() == StatusCode::BAD_REQUEST,
+            Ok(answer) => answer.response.status() == StatusCode::BAD_REQUEST,
             Err(refusal) => matches!(refusal, Refusal::Temporary(..)),
         };
         if !wants_tls {
@@ -124,9 +136,9 @@ impl Session {
             return plain;
         }
         match (self.send_as((station, true), ask, authorization).await, plain) {
-            (Ok(response), _) => {
+            (Ok(answer), _) => {
                 station.found_secure(true);
-                Ok(response)
+                Ok(answer)
             }
             (Err(secure), Err(plain)) => {
                 let text = format!("without TLS: {plain}; with TLS: {secure}");
@@ -141,10 +153,10 @@ impl Session {
         (station, secure): (&Station, bool),
         ask: &Ask,
         authorization: Option<&HeaderValue>,
-    ) -> Result<Response, Refusal> {
-        let client = self.client(station, secure)?;
+    ) -> Result<Answer, Refusal> {
         let first = station.url(secure, &ask.path, self.namespace(station))?;
         let mut url = first.clone();
+        let mut at_home = true;
         for _ in 0..=MAX_REDIRECTS {
             let mut headers = HeaderMap::new();
             if let Some(accept) = ask.accept {
@@ -155,22 +167,31 @@ impl Session {
             {
                 headers.insert(RANGE, range);
             }
-            // What is secret is for the host itself, by the same scheme and port, and no other.
-            if url.origin() == first.origin() {
+            // What is secret is for the host itself, by the same scheme and port, and no other; nor
+            // for a way back to it that another host chose.
+            at_home &= url.origin() == first.origin();
+            if at_home {
                 if let Some(authorization) = authorization {
                     headers.insert(AUTHORIZATION, authorization.clone());
                 }
                 add_headers(&mut headers, &station.host.headers)?;
             }
+            let client = self.client(station, url.scheme() == "https")?;
             let request = client.request(ask.method.clone(), url.clone()).headers(headers).send();
             let response = within(self.settings.progress_timeout, request).await?;
             if !response.status().is_redirection() {
-                return Ok(response);
+                return Ok(Answer { response, at_home });
             }
             url = target(&url, &response)?;
         }
         Err(Refusal::Useless(format!("{}: too many redirects", shown(&first))))
     }
+}
+
+/// An answer, and whether the host gave it itself: not so after a redirect to elsewhere.
+struct Answer {
+    response: Response,
+    at_home: bool,
 }
 
 /// Waits for an answer, but not for ever.
@@ -266,13 +287,15 @@ struct OneError {
 pub(crate) async fn reason(mut response: Response) -> String {
     let status = response.status();
     let mut body = Vec::new();
-    let limit = Duration::from_secs(5);
-    while body.len() < ERROR_BODY {
-        match tokio::time::timeout(limit, response.chunk()).await {
-            Ok(Ok(Some(chunk))) => body.extend_from_slice(&chunk),
-            _ => break,
+    let read = async {
+        while body.len() < ERROR_BODY
+            && let Ok(Some(chunk)) = response.chunk().await
+        {
+            body.extend_from_slice(&chunk);
         }
-    }
+    };
+    // What came until then has to do.
+    let _ = tokio::time::timeout(ERROR_TIME, read).await;
     let parsed: Option<Errors> = serde_json::from_slice(&body).ok();
     let first = parsed.and_then(|errors| errors.errors.into_iter().next());
     let said = first.map(|error| format!(": {}: {}", error.code, error.message));

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::header::HeaderValue;
-use reqwest::{Method, Response, Url};
+use reqwest::{Method, Url};
 
 use super::hosts::{self, Host, Scheme};
-use super::request::{Ask, Refusal, within};
+use super::pace::Pace;
+use super::request::{Ask, Refusal};
 use super::tls::Clients;
 use super::token::Grant;
 use super::{Registries, credentials};
@@ -232,7 +233,8 @@ impl Session {
     ) -> Result<Fetched, Refusal> {
         let response = self.send(station, ask).await?;
         let announced = response.headers().get("docker-content-digest").cloned();
-        let bytes = self.body(response).await?;
+        let bytes =
+            Pace::new(self.settings.progress_timeout).whole(response, DOCUMENT_LIMIT).await?;
         let found = Digest::of(&bytes);
         let announced = announced.and_then(|header| header.to_str().ok()?.parse::<Digest>().ok());
         let expected = digest.or(announced.as_ref());
@@ -250,17 +252,6 @@ impl Session {
             return Err(Refusal::Useless(error.to_string()));
         }
         Ok(Fetched { digest: found, bytes })
-    }
-
-    async fn body(&self, mut response: Response) -> Result<Vec<u8>, Refusal> {
-        let mut bytes = Vec::new();
-        while let Some(chunk) = within(self.settings.progress_timeout, response.chunk()).await? {
-            bytes.extend_from_slice(&chunk);
-            if bytes.len() as u64 > DOCUMENT_LIMIT {
-                return Err(Refusal::Useless("a document of more than 8 MiB".to_owned()));
-            }
-        }
-        Ok(bytes)
     }
 
     /// Waits before another try: longer each time, or as long as the host asks for.

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::challenge::Challenge;
 use super::credentials::Secret;
+use super::pace::Pace;
 use super::request::{Refusal, reason, shown, within};
 use super::session::{Session, Station};
 
@@ -17,6 +18,8 @@ use super::session::{Session, Station};
 const DEFAULT_LIFE: u64 = 60;
 /// A token this near to its end is not used any more: the request still has to get there.
 const MARGIN: Duration = Duration::from_secs(5);
+/// More bytes than this are no token.
+const TOKEN_LIMIT: u64 = 1 << 20;
 
 /// What opens a host's doors.
 pub(crate) struct Grant {
@@ -92,6 +95,9 @@ impl Session {
     ) -> Result<Grant, Refusal> {
         let useless = |what: &str| Refusal::Useless(format!("token server {realm:?}: {what}"));
         let mut url = Url::parse(realm).map_err(|_| useless("not a URL"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(useless("neither http nor https"));
+        }
         if url.scheme() == "http" && station.secure() == Some(true) {
             return Err(useless("a registry with TLS must not send credentials without it"));
         }
@@ -134,7 +140,7 @@ impl Session {
             }
             _ => return Err(Refusal::Denied(format!("{place}: {}", reason(response).await))),
         }
-        let body = within(self.settings.progress_timeout, response.bytes()).await?;
+        let body = Pace::new(self.settings.progress_timeout).whole(response, TOKEN_LIMIT).await?;
         let answer: Answer =
             serde_json::from_slice(&body).map_err(|_| useless("its answer is not a token"))?;
         let token = if answer.token.is_empty() { &answer.access_token } else { &answer.token };

@@ -7,6 +7,9 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 
 use crate::fixture::{Image, Layer, Node};
+use crate::pull::until;
+use crate::races::images;
+use crate::registry::Registry;
 
 fn image() -> Image {
     let base = Layer::new().dir("d", 0o755, (0, 0)).file("d/f", "1").finish();
@@ -172,6 +175,82 @@ async fn a_store_whose_daemon_is_killed_anywhere_is_whole() {
             assert!(left.is_empty(), "turn {turn}, {place}: {left:?}");
         }
     }
+}
+
+/// The same with pulls.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pulls_without_end() {
+    let Some(root) = std::env::var_os("BERTH_TEST_STORE") else { return };
+    let Ok(name) = std::env::var("BERTH_TEST_IMAGE") else { return };
+    let mut options = Options::new(root);
+    options.platform.architecture = "amd64".to_owned();
+    options.platform.variant = None;
+    let store = Store::open(options).await.unwrap();
+    loop {
+        let id = store.pull(&name, None).await.unwrap();
+        store.hold("holder", &id).await.unwrap();
+        store.prepare("snapshot", &id).await.unwrap();
+        store.remove(&name).await.unwrap();
+        store.unhold("holder").await.unwrap();
+        store.drop_snapshot("snapshot").await.unwrap();
+    }
+}
+
+/// Kills a store that pulls, at other points each time, and looks at what it left.
+async fn killed_while_it_pulls(turns: u64) {
+    let registry = Registry::start().await;
+    let [_, image] = images();
+    registry.push("a/b:1", &image);
+    let name = registry.name("a/b:1");
+    let temp = tempfile::tempdir().unwrap();
+    let root = temp.path().join("images");
+    let me = std::env::current_exe().unwrap();
+    for turn in 0..turns {
+        let before = registry.log().len();
+        let mut child = std::process::Command::new(&me)
+            .args(["--exact", "crash::pulls_without_end"])
+            .env("BERTH_TEST_STORE", &root)
+            .env("BERTH_TEST_IMAGE", &name)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let asked = registry.clone();
+        until("the child pulls", || asked.log().len() > before).await;
+        // Not to wait for anything: to be somewhere else in the cycle each time.
+        tokio::time::sleep(Duration::from_micros(turn * 7_919 % 60_000)).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let store = Store::open(Options::new(&root)).await.unwrap();
+        for image in store.list() {
+            let mount = store.prepare("probe", &image.id).await.unwrap();
+            let lower = mount.options.iter().find_map(|o| o.strip_prefix("lowerdir=")).unwrap();
+            let base = lower.rsplit(':').next().unwrap();
+            let content = std::fs::read(format!("{base}/d/f")).unwrap();
+            assert!(content.len() == 50_000 && content.iter().all(|byte| *byte == 7));
+            store.drop_snapshot("probe").await.unwrap();
+        }
+        assert!(store.verify().await.unwrap().is_empty(), "turn {turn}");
+        for (holder, _) in store.holders() {
+            store.unhold(&holder).await.unwrap();
+        }
+        store.drop_snapshot("snapshot").await.unwrap();
+        store.remove(&name).await.unwrap();
+        assert!(store.settled(Duration::from_secs(20)).await);
+        for place in ["l", "snapshots", "staging", "trash", "holds"] {
+            let left: Vec<_> = std::fs::read_dir(root.join(place)).unwrap().collect();
+            assert!(left.is_empty(), "turn {turn}, {place}: {left:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_killed_in_a_pull_lists_what_is_whole() {
+    killed_while_it_pulls(12).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_a_store_killed_in_five_hundred_pulls_lists_what_is_whole() {
+    killed_while_it_pulls(500).await;
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub(crate) async fn node() -> Node {
     node_with(|_| {}).await
 }
 
-async fn node_with(change: impl FnOnce(&mut Options)) -> Node {
+pub(crate) async fn node_with(change: impl FnOnce(&mut Options)) -> Node {
     let temp = tempfile::tempdir().unwrap();
     let mut options = Options::new(temp.path().join("images"));
     options.platform.architecture = "amd64".to_owned();
@@ -49,7 +49,7 @@ async fn node_with(change: impl FnOnce(&mut Options)) -> Node {
 }
 
 /// Nothing of a failed or cancelled pull is there.
-async fn assert_nothing(node: &Node) {
+pub(crate) async fn assert_nothing(node: &Node) {
     let deadline = Instant::now() + Duration::from_secs(20);
     let empty = |place: &str| std::fs::read_dir(node.root().join(place)).unwrap().count() == 0;
     while !["staging", "trash", "l"].iter().all(|place| empty(place)) {
@@ -282,7 +282,7 @@ fn noise_id(image: &Image) -> Digest {
 }
 
 /// Holds every layer (not the config) back in its middle until permits are added.
-fn hold_layers(registry: &Registry, image: &Image) -> Arc<Semaphore> {
+pub(crate) fn hold_layers(registry: &Registry, image: &Image) -> Arc<Semaphore> {
     let gate = Arc::new(Semaphore::new(0));
     let given = Arc::clone(&gate);
     let layers: Vec<String> = image.layers.iter().map(|l| Digest::of(l).to_string()).collect();
@@ -293,7 +293,7 @@ fn hold_layers(registry: &Registry, image: &Image) -> Arc<Semaphore> {
     given
 }
 
-async fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !done() {
         assert!(Instant::now() < deadline, "never: {what}");

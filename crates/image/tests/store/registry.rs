@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use base64::Engine as _;
 use berth_image::Digest;
@@ -56,6 +57,26 @@ pub(crate) struct Reply {
     pub(crate) cut: Option<usize>,
     /// After half of the body, wait for a permit.
     pub(crate) gate: Option<Arc<Semaphore>>,
+    /// What else is wrong with it.
+    pub(crate) manner: Manner,
+}
+
+/// How an answer goes over the wire.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// As it should.
+    #[default]
+    Whole,
+    /// The connection ends within the headers.
+    CutHead,
+    /// No length is said: the body ends with the connection.
+    NoLength,
+    /// No length is said, and the body is repeated until the client has enough.
+    Endless,
+    /// One byte, a little pause, one byte...
+    Drip,
+    /// Nothing at all, until the client has enough.
+    Silence,
 }
 
 impl Reply {
@@ -238,14 +259,46 @@ async fn read(stream: &mut impl Stream) -> Option<Request> {
 }
 
 async fn write(stream: &mut impl Stream, request: &Request, reply: Reply) -> Option<()> {
-    let mut head =
-        format!("HTTP/1.1 {} X\r\ncontent-length: {}\r\n", reply.status, reply.body.len());
+    let mut head = format!("HTTP/1.1 {} X\r\n", reply.status);
+    match reply.manner {
+        Manner::NoLength | Manner::Endless => head.push_str("connection: close\r\n"),
+        _ => head.push_str(&format!("content-length: {}\r\n", reply.body.len())),
+    }
     for (name, value) in &reply.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
-    stream.write_all(format!("{head}\r\n").as_bytes()).await.ok()?;
+    match reply.manner {
+        Manner::CutHead => {
+            stream.write_all(&head.as_bytes()[..head.len() / 2]).await.ok()?;
+            return None;
+        }
+        Manner::Silence => {
+            // Ends when the client closes the connection.
+            stream.read_u8().await.ok()?;
+            return None;
+        }
+        _ => stream.write_all(format!("{head}\r\n").as_bytes()).await.ok()?,
+    }
     if request.method == "HEAD" {
         return Some(());
+    }
+    match reply.manner {
+        Manner::NoLength => {
+            stream.write_all(&reply.body).await.ok()?;
+            stream.shutdown().await.ok()?;
+            return None;
+        }
+        Manner::Endless => loop {
+            stream.write_all(&reply.body).await.ok()?;
+        },
+        Manner::Drip => {
+            for byte in &reply.body {
+                stream.write_all(&[*byte]).await.ok()?;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            return Some(());
+        }
+        _ => {}
     }
     if let Some(cut) = reply.cut {
         stream.write_all(&reply.body[..cut.min(reply.body.len())]).await.ok()?;

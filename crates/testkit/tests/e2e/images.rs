@@ -138,8 +138,16 @@ fn a_registry_with_a_password_lets_in_who_has_it() -> Result<()> {
             *config = config.clone().file("berth/certs.d/127.0.0.1:5001/hosts.toml", hosts);
         })?;
         let reference = registry.reference(&sample);
-        assert!(bed.cri.pull(&reference).await.is_err());
-        assert!(bed.cri.pull_as(&reference, auth(USER, "wrong")).await.is_err());
+        for auth in [None, auth(USER, "wrong"), auth("", "")] {
+            let error = bed.cri.pull_as(&reference, auth).await.expect_err("it wants a password");
+            assert_eq!(error.code(), Code::PermissionDenied, "{error}");
+            for part in [&*reference, "http://127.0.0.1:5001", "credentials"] {
+                assert!(error.message().contains(part), "no {part}: {error}");
+            }
+        }
+        let absent = reference.replace("busybox", "absent");
+        let error = bed.cri.pull_as(&absent, auth(USER, PASSWORD)).await.expect_err("it is absent");
+        assert_eq!(error.code(), Code::NotFound, "{error}");
         bed.is_clean()?;
         let id = bed.cri.pull_as(&reference, auth(USER, PASSWORD)).await?;
         assert_eq!(id, sample.image.id());
@@ -198,11 +206,20 @@ fn a_mirror_is_asked_first_and_the_server_when_it_fails() -> Result<()> {
 
 #[test]
 fn wrong_or_cut_blobs_are_refused_and_leave_nothing() -> Result<()> {
-    for manner in [Manner::Corrupt, Manner::Truncate, Manner::Unavailable] {
+    let manners = [
+        (Manner::Corrupt, Code::InvalidArgument),
+        (Manner::Truncate, Code::Unavailable),
+        (Manner::Unavailable, Code::Unavailable),
+    ];
+    for (manner, code) in manners {
         on_a_node_with(Config::default(), &[], async |bed| {
             let (_gateway, reference) = gateway(bed, manner)?;
             let error = bed.cri.pull(&reference).await.expect_err("the blobs are not right");
             assert!(error.message().contains("busybox"), "{manner:?}: {error}");
+            assert_eq!(error.code(), code, "{manner:?}: {error}");
+            // The kubelet knows this beginning, and says so to whoever asks about the pod.
+            let known = error.message().starts_with("RegistryUnavailable: ");
+            assert_eq!(known, code == Code::Unavailable, "{manner:?}: {error}");
             assert!(bed.cri.images().await?.is_empty());
             bed.is_clean()
         })?;
@@ -231,6 +248,42 @@ fn a_pull_that_is_given_up_leaves_nothing() -> Result<()> {
         assert!(gateway.requests().iter().any(|line| line.contains("/blobs/")));
         assert!(bed.cri.images().await?.is_empty());
         bed.is_clean()
+    })
+}
+
+#[test]
+fn a_daemon_killed_in_a_pull_leaves_nothing_and_pulls_again() -> Result<()> {
+    on_a_node_with(Config::default(), &[], async |bed| {
+        let (gateway, reference) = gateway(bed, Manner::Stall)?;
+        let (cri, pulled) = (bed.cri.clone(), reference.clone());
+        let pull = tokio::spawn(async move { cri.pull(&pulled).await });
+        eventually(
+            || "no blob was asked for".to_owned(),
+            async || {
+                let asked = gateway.requests().iter().any(|line| line.contains("/blobs/"));
+                Ok(asked.then_some(()))
+            },
+        )
+        .await?;
+        bed.crash().await?;
+        assert!(pull.await?.is_err());
+        assert!(bed.cri.images().await?.is_empty());
+        eventually(
+            || "what the dead daemon unpacked is still there".to_owned(),
+            async || {
+                let store = bed.node.path("/var/lib/berth/images");
+                let left = ["staging", "trash", "l"].iter().any(|place| {
+                    std::fs::read_dir(store.join(place))
+                        .is_ok_and(|mut found| found.next().is_some())
+                });
+                Ok((!left).then_some(()))
+            },
+        )
+        .await?;
+        bed.is_clean()?;
+        drop(gateway);
+        bed.cri.pull(&berth_testkit::bed::busybox()).await?;
+        bed.settle()
     })
 }
 
