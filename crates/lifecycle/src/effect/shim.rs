@@ -8,7 +8,7 @@ use berth_oci::{SandboxTask, sandbox_spec, to_json};
 use berth_pod::Kind;
 use berth_pod::record::{PodFact, ShimFact};
 use berth_shim_client::{
-    Answer, Deadlines, Generation, Kind as ShimKind, Launch, Shim, parse_answer,
+    Address, Answer, Deadlines, Generation, Kind as ShimKind, Launch, Shim, parse_answer,
 };
 
 use super::{Context, Result, Trouble, blocking, bundle, cgroup, failed};
@@ -172,7 +172,9 @@ pub(super) async fn release(context: &Context) -> Result<()> {
             Err(why) => Err(why),
         };
         let ended = asked.is_ok() && ended(context, &leaf).await?;
-        if !ended && let Some(binary) = &binary {
+        if ended {
+            remove_socket(context)?;
+        } else if let Some(binary) = &binary {
             clean_up(context, &leaf, binary).await?;
         }
     }
@@ -217,6 +219,18 @@ async fn ended(context: &Context, leaf: &Cgroup) -> Result<bool> {
         return blocking(move || Ok(berth_sys::pidfd::wait_exited(&pidfd, END)?)).await;
     }
     Ok(leaf.processes().is_ok_and(|p| p.is_empty()))
+}
+
+/// A shim removes its socket as the last thing it does; one that is killed on its way out does not.
+fn remove_socket(context: &Context) -> Result<()> {
+    let Some(fact) = context.record.shim.held() else { return Ok(()) };
+    let Ok(Address::Path(path)) = Address::parse(&fact.address) else { return Ok(()) };
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            failed(Kind::Broken, format!("cannot remove {}: {e}", text(&path)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Kills a shim that cannot be asked, and has its binary clean up.
