@@ -439,7 +439,8 @@ impl Caller {
         let own = &pod.containers[at];
         let id = own.id.clone().context("a container with an id")?;
         if self.dice.once_in(10) {
-            return self.exec_for_ever(own, &id).await;
+            let number = self.dice.below(1 << 40);
+            return self.exec_for_ever(own, &id, number).await;
         }
         let said = format!("said-{}", self.dice.below(1000));
         let code = i32::try_from(self.dice.below(4)).unwrap_or(0);
@@ -470,17 +471,21 @@ impl Caller {
     }
 
     /// A command that outlives its time is killed; what it has started is gone with it.
-    async fn exec_for_ever(&self, own: &OwnContainer, id: &str) -> Result<()> {
+    async fn exec_for_ever(&self, own: &OwnContainer, id: &str, number: u64) -> Result<()> {
         let what = format!("exec for a second in {}", own.name);
-        let line = ["sh", "-c", "sleep 5200 & sleep 5201"];
-        let ask = async |cri: Cri| cri.exec_within(id, &line, 1).await;
-        let outcome = self.world.call(&what, None, ask).await?.0;
+        let line = format!("sleep 1{number} & sleep 2{number}");
+        let ask = async |cri: Cri| cri.exec_within(id, &["sh", "-c", &line], 1).await;
+        let (outcome, died) = self.world.call(&what, None, ask).await?;
         let truth = self.world.truth();
         let known = truth.container(own.key);
         let runs = known.may == ContainerMay::Running && !known.program.ends();
         let steady = runs && truth.pod(known.pod).may == PodMay::Ready && !truth.harmed(own.key);
         match outcome {
-            Outcome::Refused(why) if why.code() == Code::DeadlineExceeded => Ok(()),
+            Outcome::Refused(why) if why.code() == Code::DeadlineExceeded => {
+                let left = self.world.runs(&number.to_string())?;
+                ensure!(died || !steady || left.is_none(), "{what} has left {left:?}");
+                Ok(())
+            }
             other if steady => bail!("{what} of {known:?}: {other:?}"),
             Outcome::Refused(why) if !truth.harmed(own.key) => {
                 ensure!(OVER.contains(&why.code()), "{what} of {known:?}: {why:?}");

@@ -98,6 +98,12 @@ async fn die(bed: &mut Bed, world: &World, dice: &mut Dice) -> Result<()> {
     if dice.once_in(3) {
         tokio::time::sleep(dice.millis(300)).await;
     }
+    while dice.once_in(4) {
+        world.tell("a daemon dies while it starts".to_owned());
+        bed.node.spawn_daemon()?;
+        tokio::time::sleep(dice.millis(120)).await;
+        bed.node.kill_daemon()?;
+    }
     bed.start().await?;
     world.look(&bed.cri).await.context("the first list of a new daemon")??;
     world.up(&bed.cri);

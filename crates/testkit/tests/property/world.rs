@@ -228,6 +228,18 @@ impl World {
         Ok(())
     }
 
+    /// A command line that has this in it.
+    pub(crate) fn runs(&self, part: &str) -> Result<Option<String>> {
+        for entry in fs::read_dir(format!("/proc/{}/root/proc", self.keeper))?.flatten() {
+            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words).replace('\0', " ");
+            if words.contains(part) {
+                return Ok(Some(words));
+            }
+        }
+        Ok(None)
+    }
+
     /// When a process of the node started; none if it is gone or a zombie.
     pub(crate) fn started(&self, pid: u32) -> Option<String> {
         let stat = format!("/proc/{}/root/proc/{pid}/stat", self.keeper);
