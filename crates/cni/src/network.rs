@@ -131,10 +131,11 @@ impl Network {
         let mut entry = Entry::intent(&network, attachment, IF_NAME)?;
         entry = self.save(entry).await?;
         let result = self.add(&network, &entry, deadline).await?;
-        let attached = Attached::parse(&network.name, IF_NAME, &result);
+        // One that cannot be read is not kept: as prevResult it would make every DEL fail.
+        let attached = Attached::parse(&network.name, IF_NAME, &result)?;
         entry.result = Some(result);
         self.save(entry).await?;
-        attached
+        Ok(attached)
     }
 
     /// DEL: detaches a pod, by what was kept of its ADD; without that, by the configuration of

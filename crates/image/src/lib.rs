@@ -51,7 +51,7 @@ pub use job::Transfer;
 pub use measure::Usage;
 pub use platform::Platform;
 pub use reference::{Reference, Version};
-pub use registry::{Credentials, Registries};
+pub use registry::{Credentials, Registries, check_hosts};
 pub use snapshot::Mount;
 pub use state::Image;
 pub use store::{FsInfo, Imported, Options, Store};

@@ -30,5 +30,5 @@ pub use error::Error;
 pub use figures::Step;
 pub use node::{ExecOutput, Node};
 pub use settings::{Handler, Settings};
-pub use start::{Parts, jobs_cgroup};
+pub use start::{Parts, plugins_cgroup};
 pub use view::{ContainerState, ContainerView, NodeReport, PodView};

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_cgroup::{Cgroup, Cgroups, Controller, Extent};
 use berth_cni::Network;
@@ -37,6 +37,9 @@ pub struct Parts {
 /// v1: where jobs are members, to be found and frozen.
 const JOBS: [Controller; 4] =
     [Controller::Pids, Controller::Freezer, Controller::Systemd, Controller::Memory];
+
+/// How long the CNI plugins of a dead daemon may take to end by themselves.
+const PLUGINS_END: Duration = Duration::from_secs(3);
 
 /// How long the first answers of shims are waited for before CRI is served.
 const FIRST_CONTACT: Duration = Duration::from_secs(1);
@@ -94,22 +97,39 @@ fn furnish(settings: &Settings, cgroups: &Cgroups) -> Result<(), Error> {
     make(&layout.shims_cgroup(), Extent::Only(&LEAF)).map_err(|e| Error::from(e.fail()))
 }
 
-/// The cgroup that every child job of the daemon starts in, made if there is none. What a dead
-/// daemon left in it is killed by [`crate::Node::start`]: start no job before.
+/// The cgroup that every CNI plugin starts in, made if there is none. What a dead daemon left in it
+/// is ended by [`crate::Node::start`]: run no plugin before.
 ///
 /// # Errors
 /// It cannot be made.
-pub fn jobs_cgroup(cgroups: &Cgroups, cgroup_root: &str) -> Result<Cgroup, Error> {
-    let jobs = cgroups.at(&below(cgroup_root, "jobs")).map_err(|e| Error::from(e.fail()))?;
-    jobs.create(Extent::Only(&JOBS)).map_err(|e| Error::from(e.fail()))?;
-    Ok(jobs)
+pub fn plugins_cgroup(cgroups: &Cgroups, cgroup_root: &str) -> Result<Cgroup, Error> {
+    fenced(cgroups, cgroup_root, "plugins")
 }
 
-/// Kills what a dead daemon's jobs still run, so that nothing of theirs takes effect any more.
+fn fenced(cgroups: &Cgroups, cgroup_root: &str, name: &str) -> Result<Cgroup, Error> {
+    let cgroup = cgroups.at(&below(cgroup_root, name)).map_err(|e| Error::from(e.fail()))?;
+    cgroup.create(Extent::Only(&JOBS)).map_err(|e| Error::from(e.fail()))?;
+    Ok(cgroup)
+}
+
+/// Waits a little until nobody is in a cgroup any more.
+fn let_end(cgroup: &Cgroup) -> berth_cgroup::Result<()> {
+    let deadline = Instant::now() + PLUGINS_END;
+    while !cgroup.processes()?.is_empty() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// Ends what a dead daemon's jobs still run, so that nothing of theirs takes effect any more. A
+/// plugin may come to its end: one that is cut short leaves rules that no later DEL finds.
 async fn fence(settings: &Settings, cgroups: &Cgroups) -> Result<Vec<PathBuf>, Error> {
-    let jobs = jobs_cgroup(cgroups, &settings.cgroup_root)?;
+    let jobs = fenced(cgroups, &settings.cgroup_root, "jobs")?;
+    let plugins = plugins_cgroup(cgroups, &settings.cgroup_root)?;
     let work = tokio::task::spawn_blocking(move || {
-        let remaining = jobs.kill(Duration::from_secs(10))?;
+        let mut remaining = jobs.kill(Duration::from_secs(10))?;
+        let_end(&plugins)?;
+        remaining.extend(plugins.kill(Duration::from_secs(10))?);
         for process in &remaining {
             tracing::warn!(
                 pid = process.pid, name = process.name, state = %process.state,

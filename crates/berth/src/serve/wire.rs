@@ -53,12 +53,16 @@ struct Found {
 pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
     let since = Instant::now();
     let cgroups = Cgroups::detect()?;
-    let jobs = berth_lifecycle::jobs_cgroup(&cgroups, &config.cgroup_parent)?.enter_files();
+    let plugins = berth_lifecycle::plugins_cgroup(&cgroups, &config.cgroup_parent)?.enter_files();
     let facts = facts::node(config, &cgroups)?;
     let user_namespaces = facts.kernel >= ID_MAPPED_LAYERS;
     let handlers = handlers(config).await?;
+    // Pulls from other hosts work all the same: those from this one will say it again.
+    if let Err(error) = berth_image::check_hosts(&config.images.hosts_dir) {
+        tracing::error!(%error, "a registry's configuration cannot be used");
+    }
     let images = Store::open(image_options(config)).await.context("cannot open the image store")?;
-    let network = Arc::new(Network::new(network_settings(config, jobs)));
+    let network = Arc::new(Network::new(network_settings(config, plugins)));
     let settings = settings(config, &handlers, facts)?;
     let node = Node::start(berth_lifecycle::Parts {
         settings,
@@ -143,14 +147,14 @@ fn image_options(config: &Config) -> berth_image::Options {
     }
 }
 
-fn network_settings(config: &Config, jobs: Vec<PathBuf>) -> berth_cni::Settings {
+fn network_settings(config: &Config, plugins: Vec<PathBuf>) -> berth_cni::Settings {
     let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
     berth_cni::Settings {
         conf_dir: config.network.conf_dir.clone(),
         bin_dirs: config.network.bin_dirs.clone(),
         cache_dir: config.root.join("cni"),
         env: path.into_iter().collect(),
-        cgroups: jobs,
+        cgroups: plugins,
         owned: config.network.owned.iter().cloned().collect(),
         template: config.network.template.clone(),
         deadlines: berth_cni::Deadlines {

@@ -117,6 +117,25 @@ pub(crate) fn find(directories: &[PathBuf], registry: &str) -> Result<Vec<Host>>
     Ok(defaults(registry, Tls::default()))
 }
 
+/// Reads the configuration of every host of a directory; one that is absent has none.
+///
+/// # Errors
+/// The first file that cannot be used, and what is wrong with it.
+pub fn check_hosts(directory: &Path) -> Result<()> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::file("read", directory, error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|error| Error::file("read", directory, error))?;
+        if entry.path().is_dir() {
+            read(&entry.path(), &entry.file_name().to_string_lossy())?;
+        }
+    }
+    Ok(())
+}
+
 fn read(directory: &Path, registry: &str) -> Result<Vec<Host>> {
     let path = directory.join("hosts.toml");
     match std::fs::read_to_string(&path) {

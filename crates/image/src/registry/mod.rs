@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use credentials::Credentials;
+pub use hosts::check_hosts;
 
 pub(crate) use blob::{Piece, Sources, feed};
 pub(crate) use session::{Fetched, Session};
