@@ -72,7 +72,7 @@ impl node_server::Node for NodeService {
         let request = request.into_inner();
         if !request.path.starts_with('/') {
             let text = format!("path is {:?}: give an absolute path", request.path);
-            return Err(Status::invalid_argument(text));
+            return Err(berth_cri::status(tonic::Code::InvalidArgument, &text));
         }
         let names: Vec<String> =
             Some(request.name).filter(|name| !name.is_empty()).into_iter().collect();

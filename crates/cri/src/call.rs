@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tonic::{Code, Response, Status};
 
+use crate::error::clip;
 use crate::{Cri, Error};
 
 /// What a call is about, for logs.
@@ -29,21 +30,31 @@ impl Call {
 
     /// About this sandbox.
     pub(crate) fn pod(mut self, id: &str) -> Self {
-        id.clone_into(&mut self.pod);
+        self.pod = shown(id);
         self
     }
 
     /// About this container.
     pub(crate) fn container(mut self, id: &str) -> Self {
-        id.clone_into(&mut self.container);
+        self.container = shown(id);
         self
     }
 
     /// About something that has a name but, so far, no id.
     pub(crate) fn subject(mut self, name: String) -> Self {
-        self.subject = name;
+        self.subject = shown(&name);
         self
     }
+}
+
+/// What a caller sent, for one line of a log: of bounded length, and without line breaks.
+fn shown(text: &str) -> String {
+    const LONGEST: usize = 200;
+    let mut one_line = String::new();
+    for c in clip(text, LONGEST).chars() {
+        if c.is_control() { one_line.extend(c.escape_default()) } else { one_line.push(c) }
+    }
+    one_line
 }
 
 /// Counts the call as cancelled if it is dropped before its end: so tonic tells that a caller left.

@@ -105,9 +105,28 @@ pub fn code_of(kind: Kind) -> Code {
     }
 }
 
+/// The longest message of a status. It travels in a header, where a byte may become three, and
+/// clients give up the whole connection for headers of more than 16 KiB.
+const LONGEST_MESSAGE: usize = 4096;
+
+/// A status whose message fits into its header. Every status is made here.
+pub fn status(code: Code, message: &str) -> Status {
+    Status::new(code, clip(message, LONGEST_MESSAGE))
+}
+
+/// At most about `limit` bytes of a text: its middle gives way, for its end says what to do.
+pub(crate) fn clip(text: &str, limit: usize) -> String {
+    if text.len() <= limit {
+        return text.to_owned();
+    }
+    let head = text.floor_char_boundary(limit / 2);
+    let tail = text.ceil_char_boundary(text.len() - limit / 3);
+    format!("{} … {} bytes left out … {}", &text[..head], tail - head, &text[tail..])
+}
+
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        Self::new(code_of(error.kind()), error.to_string())
+        status(code_of(error.kind()), &error.to_string())
     }
 }
 
@@ -121,6 +140,18 @@ mod tests {
         let status = Status::from(Error::Unimplemented("UpdatePodSandboxResources"));
         assert_eq!(status.code(), Code::Unimplemented);
         assert!(status.message().contains("UpdatePodSandboxResources"));
+    }
+
+    #[test]
+    fn a_message_fits_into_its_header_and_keeps_its_end() {
+        let long = format!("sandbox {:?} is not there", "ä\0".repeat(1 << 20));
+        let status = status(Code::NotFound, &long);
+        assert!(status.message().len() <= LONGEST_MESSAGE);
+        assert!(status.message().starts_with("sandbox \"ä"));
+        assert!(status.message().ends_with("is not there"));
+        let headers = status.into_http::<()>().headers().clone();
+        let size: usize = headers.iter().map(|(k, v)| k.as_str().len() + v.len() + 32).sum();
+        assert!(size < 16 << 10, "{size}");
     }
 
     #[test]

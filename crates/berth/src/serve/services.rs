@@ -45,7 +45,7 @@ impl Service<Request<Body>> for Services {
             Some(NodeServer::<NodeService>::NAME) => self.node.call(request),
             other => {
                 let text = format!("there is no service {:?} here", other.unwrap_or_default());
-                let response = tonic::Status::unimplemented(text).into_http();
+                let response = berth_cri::status(tonic::Code::Unimplemented, &text).into_http();
                 Box::pin(std::future::ready(Ok(response)))
             }
         }

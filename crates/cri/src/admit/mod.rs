@@ -17,6 +17,8 @@ mod sysctls;
 
 use std::fmt;
 
+use crate::error::clip;
+
 pub use container::admit_container;
 pub use resources::admit_resources;
 pub use sandbox::admit_sandbox;
@@ -33,6 +35,9 @@ pub struct Rules {
     pub user_namespaces: bool,
 }
 
+/// How much of a field's name, which may hold a key of a map, and of its value is shown.
+const LONGEST_SHOWN: usize = 300;
+
 /// Why a message is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field} is {value}: {advice}")]
@@ -48,7 +53,8 @@ impl Refusal {
         value: impl fmt::Debug,
         advice: impl Into<String>,
     ) -> Self {
-        Self { field: field.into(), value: format!("{value:?}"), advice: advice.into() }
+        let value = clip(&format!("{value:?}"), LONGEST_SHOWN);
+        Self { field: clip(&field.into(), LONGEST_SHOWN), value, advice: advice.into() }
     }
 
     pub(crate) fn missing(field: impl Into<String>, advice: impl Into<String>) -> Self {
