@@ -90,7 +90,9 @@ async fn exec(
     // Before it is there, and until it is gone: the caller may leave at any await.
     let mut guard = Guard { shim: Some(shim.clone()), id: id.clone(), exec: exec.clone() };
     shim.exec(request).await?;
-    let ended = attend(&shim, id, &exec, (stdout, stderr), timeout.map(|t| begin + t)).await;
+    // More than the clock can count is no limit.
+    let deadline = timeout.and_then(|timeout| begin.checked_add(timeout));
+    let ended = attend(&shim, id, &exec, (stdout, stderr), deadline).await;
     let timed_out = matches!(ended, Ok(None));
     if timed_out || ended.is_err() {
         kill(&shim, id, &exec).await;

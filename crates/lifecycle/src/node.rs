@@ -168,7 +168,7 @@ impl Node {
     /// # Errors
     /// A process that cannot be killed is named.
     pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), Error> {
-        let grace = Nanos::try_from(grace.as_nanos()).unwrap_or(Nanos::MAX / 4);
+        let grace = Nanos::try_from(grace.as_nanos()).unwrap_or(Nanos::MAX);
         self.on_container(id, |id| Request::StopContainer(id, grace)).await
     }
 

@@ -11,6 +11,9 @@ use super::{Error, duration};
 /// The name that a handler table must have to be a RuntimeClass's handler (RFC 1123 label).
 const HANDLER_NAME_MAX: usize = 63;
 
+/// No deadline is longer: what takes more is stuck.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
 /// The longest path of a unix socket (`sun_path`, with its NUL).
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -256,8 +259,12 @@ impl Check<'_> {
 
     fn duration(&self, key: &str, given: &str) -> Result<Duration, Error> {
         match duration::parse(given) {
-            Some(duration) if !duration.is_zero() => Ok(duration),
-            _ => self.refuse(key, given, "give a number and a unit: 500ms, 60s, 4m or 1h"),
+            Some(duration) if !duration.is_zero() && duration <= LONGEST => Ok(duration),
+            _ => self.refuse(
+                key,
+                given,
+                "give a number and a unit, up to a day: 500ms, 60s, 4m or 1h",
+            ),
         }
     }
 }

@@ -82,6 +82,7 @@ fn a_value_that_does_not_do_is_refused_where_it_was_set() {
         ("[images]\nparallel_layers = 0", "/etc/berth/config.toml:2: images.parallel_layers is"),
         ("[deadlines]\nmount = \"soon\"", "/etc/berth/config.toml:2: deadlines.mount is"),
         ("[deadlines]\nmount = \"0s\"", "/etc/berth/config.toml:2: deadlines.mount is"),
+        ("[deadlines]\nmount = \"25h\"", "/etc/berth/config.toml:2: deadlines.mount is"),
     ] {
         let said = refusal(text);
         assert!(said.starts_with(begin), "{text}: {said}");

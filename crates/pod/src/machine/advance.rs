@@ -53,12 +53,14 @@ impl Machine {
                 self.dirty = true;
             }
             let starts = c.wish == ContainerWish::Run && c.exit.is_none();
+            // A grace of its own ends with the pod.
+            let stops = c.wish == ContainerWish::Stop && c.exit.is_none();
             if starts && !c.running() && !ending && idle {
                 self.container_failed(&id, ContainerHolding::Task, why.clone());
             }
             if self.record.wish == PodWish::Remove {
                 self.wish_stop(&id, now, true);
-            } else if ending && starts {
+            } else if ending && (starts || stops) {
                 self.wish_stop(&id, now, false);
             }
         }

@@ -22,7 +22,9 @@ impl Machine {
             }
             Request::CreateContainer(id, spec) => self.create_container(token, id, spec, now),
             Request::StartContainer(id) => self.start_container(token, id),
-            Request::StopContainer(id, grace) => self.stop_container(token, id, now + grace),
+            Request::StopContainer(id, grace) => {
+                self.stop_container(token, id, now.saturating_add(grace));
+            }
             Request::RemoveContainer(id) => self.remove_container(token, id, now),
             Request::UpdateResources(id, resources) => self.update(token, id, resources),
         }
