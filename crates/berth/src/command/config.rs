@@ -21,7 +21,8 @@ pub(crate) fn run(path: Option<&Path>, command: &cli::Config) -> anyhow::Result<
         }
         cli::Config::Check => {
             let loaded = Loaded::read(path)?;
-            loaded.check()?;
+            let config = loaded.check_here()?;
+            berth_image::check_hosts(&config.images.hosts_dir)?;
             let mut files = 0;
             for file in loaded.files() {
                 writeln!(out, "{}: well", file.display())?;

@@ -6,6 +6,7 @@
 mod checked;
 mod duration;
 mod file;
+mod fits;
 mod source;
 
 use std::path::{Path, PathBuf};
@@ -94,6 +95,13 @@ impl Loaded {
     /// The checked configuration.
     pub(crate) fn check(&self) -> Result<Config, Error> {
         check(&self.file, &|key| self.place(key))
+    }
+
+    /// The checked configuration, if it fits this node too.
+    pub(crate) fn check_here(&self) -> Result<Config, Error> {
+        let config = self.check()?;
+        fits::check(&config, &|key| self.place(key))?;
+        Ok(config)
     }
 
     /// Which file and line said this last.

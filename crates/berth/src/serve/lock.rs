@@ -1,4 +1,4 @@
-//! One daemon for one state directory.
+//! One daemon for one root, and for one state directory.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -19,8 +19,8 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock, or says who has it.
-    pub(crate) fn take(path: &Path) -> anyhow::Result<Self> {
+    /// Takes the lock, or says who has it; `key` says which directory it is for.
+    pub(crate) fn take(path: &Path, key: &str) -> anyhow::Result<Self> {
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -35,7 +35,7 @@ impl Lock {
                 file.read_to_string(&mut holder).ok();
                 bail!(
                     "another berth (pid {}) serves this node: it holds {}. Stop it first, or give \
-                     this one a configuration with another `state` directory",
+                     this one a configuration with another `{key}` directory",
                     holder.trim(),
                     path.display()
                 );
@@ -75,10 +75,10 @@ mod tests {
     fn a_second_one_is_told_who_was_first_and_may_come_after_it() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("lock");
-        let first = Lock::take(&path).unwrap();
-        let refusal = Lock::take(&path).unwrap_err().to_string();
+        let first = Lock::take(&path, "state").unwrap();
+        let refusal = Lock::take(&path, "state").unwrap_err().to_string();
         assert!(refusal.contains(&format!("pid {}", std::process::id())), "{refusal}");
         drop(first);
-        Lock::take(&path).unwrap();
+        Lock::take(&path, "state").unwrap();
     }
 }

@@ -29,7 +29,7 @@ use lock::Lock;
 use logging::Level;
 use notify::Notify;
 use services::Services;
-pub(crate) use socket::TEMPORARY;
+pub(crate) use socket::{TEMPORARY, group_id};
 use wire::Wired;
 
 /// Names an own level of the log, over the configuration's.
@@ -56,11 +56,15 @@ const HEAPS: u16 = 2;
 pub(crate) fn run(path: Option<&Path>) -> anyhow::Result<()> {
     berth_sys::heap::share(HEAPS);
     let loaded = Loaded::read(path)?;
-    let mut config = loaded.check()?;
-    if let Ok(level) = std::env::var(LOG_VARIABLE) {
-        config.log_level = level;
+    let mut config = loaded.check_here()?;
+    let given = std::env::var(LOG_VARIABLE).ok();
+    if let Some(level) = &given {
+        level.clone_into(&mut config.log_level);
     }
-    let level = logging::start(&config)?;
+    let level = logging::start(&config).with_context(|| match &given {
+        Some(level) => format!("{LOG_VARIABLE} is {level:?}: give a level, or target=level"),
+        None => "cannot start the log".to_owned(),
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
         .max_blocking_threads(BLOCKING_THREADS)
@@ -81,10 +85,11 @@ fn workers() -> usize {
 }
 
 async fn serve(config: &Config, path: Option<&Path>, level: &Level) -> anyhow::Result<()> {
-    for directory in [&config.root, &config.state] {
-        make_own(directory)?;
+    let mut locks = Vec::new();
+    for (key, directory) in [("root", &config.root), ("state", &config.state)] {
+        make_own(directory).with_context(|| format!("{key} cannot be used"))?;
+        locks.push(Lock::take(&directory.join("lock"), key)?);
     }
-    let _lock = Lock::take(&config.state.join("lock"))?;
     let notify = Notify::from_environment();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "berth starts");
     let wired = Box::pin(wire::wire(config)).await?;

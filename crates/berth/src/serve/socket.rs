@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::net::UnixListener;
 
 /// What is appended to the socket's name while it is made ready.
@@ -20,6 +20,9 @@ pub(crate) fn bind(path: &Path, group: Option<&str>) -> anyhow::Result<UnixListe
     let mut temporary = OsString::from(path);
     temporary.push(TEMPORARY);
     let temporary = PathBuf::from(temporary);
+    for place in [path, &temporary] {
+        refuse_what_is_no_socket(place)?;
+    }
     let bound = || -> io::Result<UnixListener> {
         match std::fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -36,8 +39,20 @@ pub(crate) fn bind(path: &Path, group: Option<&str>) -> anyhow::Result<UnixListe
     bound().with_context(|| format!("cannot serve on {}", path.display()))
 }
 
+/// Only a socket may be replaced: anything else there was put there by somebody for something else.
+fn refuse_what_is_no_socket(path: &Path) -> anyhow::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(there) if !there.file_type().is_socket() => bail!(
+            "cannot serve on {}: something that is no socket is there and stays as it is: move it \
+             away, or set api.socket to another path",
+            path.display()
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// A group by number, or by name from /etc/group.
-fn group_id(group: &str) -> io::Result<u32> {
+pub(crate) fn group_id(group: &str) -> io::Result<u32> {
     if let Ok(id) = group.parse() {
         return Ok(id);
     }
@@ -69,6 +84,22 @@ mod tests {
         connected.unwrap();
         accepted.unwrap();
         assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_socket_is_never_replaced() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("berth.sock");
+        for name in ["berth.sock", "berth.sock.new"] {
+            let file = temp.path().join(name);
+            std::fs::write(&file, "precious").unwrap();
+            let refusal = bind(&path, None).unwrap_err().to_string();
+            assert!(refusal.contains(name) && refusal.contains("api.socket"), "{refusal}");
+            assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+            std::fs::remove_file(&file).unwrap();
+        }
+        std::os::unix::fs::symlink("elsewhere", &path).unwrap();
+        bind(&path, None).unwrap_err();
     }
 
     #[test]
