@@ -40,7 +40,12 @@ impl Error {
     pub(crate) fn kind(&self) -> String {
         let kind = match self {
             Self::Verb { .. } | Self::Request { .. } | Self::Refused { .. } => Kind::Invalid,
-            Self::Sysctl { source, .. } | Self::Io { source, .. } => berth_sys::kind_of(source),
+            // There is no such parameter here, or none that may be written: the pod asks too much.
+            Self::Sysctl { source, .. } => match berth_sys::kind_of(source) {
+                Kind::NotFound | Kind::Denied => Kind::Invalid,
+                kind => kind,
+            },
+            Self::Io { source, .. } => berth_sys::kind_of(source),
             Self::Below { kind, .. } => return kind.clone(),
             Self::System(error) => error.kind(),
         };

@@ -106,6 +106,14 @@ pub enum Error {
         /// The deadline.
         limit: Duration,
     },
+    /// The log cannot be where it is to be: a directory is a file, or the other way round.
+    #[error("open log {}: {source}: log_directory must be a directory, and log_path a file in it", path.display())]
+    LogPlace {
+        /// The log.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// Processes that do not die.
     #[error("{id}: its processes do not go away: {who}")]
     Undying {
@@ -123,7 +131,7 @@ impl Error {
     /// What the failure means to the caller.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Invalid(_) | Self::Json { .. } => Kind::Invalid,
+            Self::Invalid(_) | Self::Json { .. } | Self::LogPlace { .. } => Kind::Invalid,
             Self::NotFound { .. } => Kind::NotFound,
             Self::Exists { .. } => Kind::Exists,
             Self::WrongState { .. } => Kind::WrongState,

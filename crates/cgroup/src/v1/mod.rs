@@ -162,7 +162,10 @@ const FREEZE: Duration = Duration::from_millis(50);
 fn make_directory(directory: &Path) -> Result<()> {
     match std::fs::create_dir(directory) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        // A file of the kernel's may have that name.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && directory.is_dir() => {
+            Ok(())
+        }
         Err(error) => Err(Error::file("make", directory, error)),
     }
 }

@@ -49,7 +49,9 @@ impl Layout for V2 {
             let directory = name.under(&self.root);
             match std::fs::create_dir(&directory) {
                 Ok(()) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                // A file of the kernel's may have that name.
+                Err(error)
+                    if error.kind() == std::io::ErrorKind::AlreadyExists && directory.is_dir() => {}
                 Err(error) => return Err(Error::file("make", directory, error)),
             }
             parent = directory;

@@ -4,10 +4,16 @@ use std::path::{Component, Path, PathBuf};
 
 use super::Refusal;
 
+/// Longest name of an object of Kubernetes (RFC 1123 subdomain).
+const NAME_MAX: usize = 253;
+
 /// Not empty, and fit to be handed to the kernel or to a plugin.
 pub(super) fn name(field: &str, value: &str) -> Result<String, Refusal> {
     if value.is_empty() {
         return Err(Refusal::missing(field, "give it a value"));
+    }
+    if value.len() > NAME_MAX {
+        return Err(Refusal::new(field, value, "give at most 253 characters"));
     }
     // ';' and '=' separate CNI_ARGS; a '/' or a control character has no place in a name.
     if value.chars().any(|c| c.is_control() || matches!(c, '/' | ';' | '=')) {

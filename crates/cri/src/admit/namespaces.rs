@@ -111,7 +111,20 @@ pub(super) fn mappings(field: &str, given: &[cri::IdMapping]) -> Result<Vec<IdMa
         let (host_id, container_id, length) = (one.host_id, one.container_id, one.length);
         Ok(IdMapping { host_id, container_id, length })
     };
-    given.iter().enumerate().map(mapping).collect()
+    let ranges: Vec<IdMapping> =
+        given.iter().enumerate().map(mapping).collect::<Result<_, Refusal>>()?;
+    let meet = |a: u32, b: u32, of: (u32, u32)| a < b + of.1 && b < a + of.0;
+    for (i, one) in ranges.iter().enumerate() {
+        let other = ranges[..i].iter().find(|other| {
+            let of = (one.length, other.length);
+            meet(one.container_id, other.container_id, of) || meet(one.host_id, other.host_id, of)
+        });
+        if let Some(other) = other {
+            let advice = format!("it overlaps {other:?}: no id may be in two ranges");
+            return Err(Refusal::new(format!("{field}[{i}]"), one, advice));
+        }
+    }
+    Ok(ranges)
 }
 
 fn check_user_with_others(field: &str, pod: &PodNamespaces, rules: &Rules) -> Result<(), Refusal> {

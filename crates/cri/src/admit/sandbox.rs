@@ -11,6 +11,9 @@ use super::{Refusal, Rules, check, digest, namespaces, ports, resources, securit
 /// Longest host name that the kernel takes (`__NEW_UTS_LEN`).
 const HOST_NAME_MAX: usize = 64;
 
+/// Longest name of a directory (`NAME_MAX`), and so of a cgroup.
+const CGROUP_NAME_MAX: usize = 255;
+
 /// Parses the configuration of a sandbox.
 ///
 /// # Errors
@@ -115,6 +118,12 @@ fn cgroup_parent(given: &str, rules: &Rules) -> Result<Option<String>, Refusal> 
     let parts: Vec<&str> = given.split('/').filter(|part| !part.is_empty()).collect();
     if parts.is_empty() || parts.iter().any(|part| matches!(*part, "." | "..")) {
         let advice = "give the path of a cgroup below the root, without '.' and '..'";
+        return Err(Refusal::new(FIELD, given, advice));
+    }
+    if given.chars().any(char::is_control) || parts.iter().any(|part| part.len() > CGROUP_NAME_MAX)
+    {
+        let advice =
+            "give each cgroup on it a name of at most 255 bytes, without control characters";
         return Err(Refusal::new(FIELD, given, advice));
     }
     let slice = parts.last().is_some_and(|last| last.ends_with(".slice"));

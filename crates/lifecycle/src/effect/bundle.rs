@@ -1,6 +1,8 @@
 //! The container's bundle: what its mounts and devices are is asked in a process of its own, then
 //! config.json is written.
 
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use berth_pod::record::ContainerFact;
 use berth_pod::spec::{ContainerSpec, Mount, MountSource, PidMode, Profile, Propagation};
 use berth_pod::{ContainerId, Kind};
 use berth_sys::mountinfo::Table;
+use rustix::fs::OFlags;
 use serde_json::{Value, json};
 
 use super::{Context, Result, Trouble, blocking, failed, files, helper};
@@ -123,7 +126,10 @@ fn mounts(spec: &ContainerSpec, found: &[Value]) -> Result<Vec<CheckedMount>> {
         };
         let at = mount.container_path.display();
         if found["exists"] != Value::Bool(true) {
-            let text = format!("mounts: the host path {} of {at} does not exist", path.display());
+            let problem = found["problem"]
+                .as_str()
+                .map_or_else(|| format!("{} does not exist", path.display()), str::to_owned);
+            let text = format!("mounts: the host path of {at} cannot be used: {problem}");
             return failed(Kind::Invalid, text);
         }
         let propagation = match found["propagation"].as_str() {
@@ -198,12 +204,29 @@ async fn seccomp(spec: &ContainerSpec) -> Result<Option<Seccomp>> {
         return Ok(None);
     }
     let path = PathBuf::from(path);
-    blocking(move || {
-        let profile = std::fs::read(&path)
-            .map_err(|e| ("read the seccomp profile", path.as_path(), e).fail())?;
-        Ok(Some(parse_profile(&text(&path), &profile)?))
+    blocking(move || match read_profile(&path) {
+        Ok(profile) => Ok(Some(parse_profile(&text(&path), &profile)?)),
+        Err(why) => {
+            let path = path.display();
+            let text = format!("security_context.seccomp: cannot read the profile {path}: {why}");
+            failed(Kind::Invalid, text)
+        }
     })
     .await
+}
+
+/// A regular file of at most 1 MiB; what is none, such as a fifo, is never waited for.
+fn read_profile(path: &Path) -> std::io::Result<Vec<u8>> {
+    const LARGEST: u64 = 1 << 20;
+    let no_wait = OFlags::NONBLOCK.bits().cast_signed();
+    let file = std::fs::File::options().read(true).custom_flags(no_wait).open(path)?;
+    let data = file.metadata()?;
+    if !data.is_file() || data.len() > LARGEST {
+        return Err(std::io::Error::other("it is no file of at most 1 MiB"));
+    }
+    let mut profile = Vec::new();
+    file.take(LARGEST).read_to_end(&mut profile)?;
+    Ok(profile)
 }
 
 /// Makes the bundle, or makes it again over what an earlier try left.

@@ -7,6 +7,7 @@ use berth_pod::record::{CgroupFact, ContainerFact, Failure, PodFact};
 use berth_pod::{ContainerId, Kind};
 
 use super::{Context, Result, Trouble, blocking};
+use crate::convert::Fail as _;
 use crate::layout::below;
 
 /// How long killed processes may take to be gone.
@@ -17,8 +18,25 @@ pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
     let own = context.layout().pod_cgroup(&context.record.id);
     let fact = CgroupFact { ours: named.is_none(), path: named.unwrap_or(own) };
     let cgroup = context.shared.cgroups.at(&fact.path)?;
-    blocking(move || Ok(cgroup.create(Extent::All)?)).await?;
+    let ours = fact.ours;
+    blocking(move || {
+        let made = cgroup.create(Extent::All);
+        made.map_err(|why| if ours { why.into() } else { unfit(&cgroup, why) })
+    })
+    .await?;
     Ok(PodFact::Cgroup(fact))
+}
+
+/// A cgroup that was asked for, and that cannot be one because of its name.
+fn unfit(cgroup: &Cgroup, why: berth_cgroup::Error) -> Trouble {
+    let path = cgroup.path().as_str();
+    let text = format!("config.linux.cgroup_parent is {path:?}: {why}: give the path of a cgroup");
+    let failure = why.fail();
+    let kind = match failure.kind {
+        Kind::NotFound | Kind::Exists => Kind::Invalid,
+        kind => kind,
+    };
+    Trouble::Failed(Failure::new(kind, text))
 }
 
 /// A cgroup that the kubelet named is the kubelet's to remove.

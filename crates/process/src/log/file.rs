@@ -66,11 +66,23 @@ impl LogFile {
 fn append_to(path: &Path) -> Result<File> {
     if let Some(dir) = path.parent() {
         // The kubelet makes this directory; other callers may not have.
-        std::fs::create_dir_all(dir).map_err(|e| Error::file("make log directory", dir, e))?;
+        std::fs::create_dir_all(dir)
+            .map_err(|e| misplaced(path, e, |e| Error::file("make log directory", dir, e)))?;
     }
     let mut options = File::options();
     options.create(true).append(true).mode(0o640);
-    options.open(path).map_err(|e| Error::file("open log", path, e))
+    options.open(path).map_err(|e| misplaced(path, e, |e| Error::file("open log", path, e)))
+}
+
+/// What is wrong with the path that was asked for is the caller's to mend, unlike the disk.
+fn misplaced(path: &Path, why: io::Error, else_: impl FnOnce(io::Error) -> Error) -> Error {
+    match why.kind() {
+        io::ErrorKind::NotADirectory
+        | io::ErrorKind::IsADirectory
+        | io::ErrorKind::AlreadyExists
+        | io::ErrorKind::InvalidFilename => Error::LogPlace { path: path.to_owned(), source: why },
+        _ => else_(why),
+    }
 }
 
 /// How much could be written.
