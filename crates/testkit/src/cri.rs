@@ -34,6 +34,7 @@ pub struct Cri {
     pub image: ImageServiceClient<Channel>,
     /// Berth's own service.
     pub node: NodeClient<Channel>,
+    pub(crate) channel: Channel,
 }
 
 /// A pod that runs: its id, and the config that creates containers in it.
@@ -71,7 +72,8 @@ impl Cri {
         Ok(Self {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE),
             image: ImageServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE),
-            node: NodeClient::new(channel).max_decoding_message_size(MESSAGE),
+            node: NodeClient::new(channel.clone()).max_decoding_message_size(MESSAGE),
+            channel,
         })
     }
 

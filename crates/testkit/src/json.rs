@@ -35,9 +35,18 @@ pub fn show<M: Message>(name: &str, message: &M) -> Result<Value> {
         .with_context(|| format!("show a {name}"))
 }
 
-fn descriptor(name: &str) -> Result<MessageDescriptor> {
-    let pool = POOL.as_ref().context("CRI's descriptors do not decode")?;
-    pool.get_message_by_name(&format!("runtime.v1.{name}"))
+/// The descriptors of CRI.
+pub(crate) fn pool() -> Result<&'static DescriptorPool> {
+    POOL.as_ref().context("CRI's descriptors do not decode")
+}
+
+/// The descriptor of a message of CRI, by its name.
+///
+/// # Errors
+/// If CRI has none of that name.
+pub fn descriptor(name: &str) -> Result<MessageDescriptor> {
+    pool()?
+        .get_message_by_name(&format!("runtime.v1.{name}"))
         .with_context(|| format!("CRI has no message {name}"))
 }
 

@@ -24,6 +24,7 @@ pub mod place;
 pub mod play;
 pub mod plugin;
 pub mod push;
+pub mod raw;
 pub mod registry;
 pub mod slot;
 pub mod specs;

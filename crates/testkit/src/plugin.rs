@@ -4,6 +4,7 @@
 //! | in its directory | then |
 //! |---|---|
 //! | `VERB.fail`, with a message | VERB fails with that message |
+//! | `VERB.POD.sh` | this shell script of the pod named POD takes the place of VERB |
 //! | `VERB.block`, a fifo | VERB waits until somebody opens the fifo to write |
 //! | `calls` | each call is appended as `VERB CONTAINER NETNS RUNTIMECONFIG` |
 
@@ -41,6 +42,12 @@ pub fn run() -> Result<u8> {
         .open(dir.join("calls"))
         .and_then(|mut file| file.write_all(line.as_bytes()))
         .context("write the call down")?;
+    let script = dir.join(format!("{verb}.{}.sh", pod(&variable("CNI_ARGS"))));
+    if script.exists() {
+        use std::os::unix::process::CommandExt as _;
+        let error = std::process::Command::new("/bin/sh").arg(&script).exec();
+        return Err(error).with_context(|| format!("run {}", script.display()));
+    }
     let gate = dir.join(format!("{verb}.block"));
     if gate.exists() {
         fs::File::open(&gate).context("wait at the fifo")?;
@@ -56,6 +63,11 @@ pub fn run() -> Result<u8> {
         "ADD" => answer(&config["prevResult"]),
         _ => Ok(0),
     }
+}
+
+/// The pod's name in CNI_ARGS.
+fn pod(args: &str) -> &str {
+    args.split(';').find_map(|pair| pair.strip_prefix("K8S_POD_NAME=")).unwrap_or_default()
 }
 
 fn answer(value: &Value) -> Result<u8> {

@@ -47,6 +47,26 @@ impl Plugin {
         fs::remove_file(self.file(verb, "fail")).context("mend the plugin")
     }
 
+    /// From now on this verb of a pod is this shell script.
+    pub(crate) fn script(&self, verb: &str, pod: &str, script: &str) -> Result<()> {
+        fs::write(self.file(verb, &format!("{pod}.sh")), script).context("write a script")
+    }
+
+    /// No pod has a script any more.
+    pub(crate) fn unscripted(&self) -> Result<()> {
+        for entry in fs::read_dir(&self.dir)?.flatten() {
+            if entry.path().extension().is_some_and(|extension| extension == "sh") {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The plugin's executable.
+    pub(crate) fn program(&self) -> PathBuf {
+        self.dir.join("bin/stand-in")
+    }
+
     /// From now on this verb waits.
     pub(crate) fn block(&self, verb: &str) -> Result<()> {
         let mode = Mode::RUSR | Mode::WUSR;
@@ -86,7 +106,7 @@ impl Plugin {
         for entry in fs::read_dir(&self.dir)?.flatten() {
             let path = entry.path();
             match path.extension().and_then(|extension| extension.to_str()) {
-                Some("fail") => fs::remove_file(&path)?,
+                Some("fail" | "sh") => fs::remove_file(&path)?,
                 Some("block") => {
                     let verb = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
                     self.release(&verb)?;
