@@ -14,7 +14,9 @@ const PROBES: usize = 50;
 const POD: What = What::lower("memory/pod", "memory of each further pod", "MB");
 const POD_PROCESSES: What = What::lower("memory/pod processes", "… its processes", "MB");
 const POD_KERNEL: What = What::lower("memory/pod kernel", "… the kernel for it", "MB");
-const POD_DAEMON: What = What::lower("memory/pod daemon", "… of the daemon's growth", "MB");
+const POD_CACHES: What =
+    What::lower("memory/pod caches", "(caches for it, which the kernel takes back)", "MB");
+const POD_DAEMON: What = What::lower("memory/pod daemon", "… of them the daemon's growth", "MB");
 const THREADS: What = What::lower("memory/threads", "threads of the daemon at {all} pods", "");
 const DESCRIPTORS: What =
     What::lower("memory/descriptors", "descriptors of the daemon for each pod", "");
@@ -47,7 +49,7 @@ impl Bench {
     /// If a call fails.
     pub(crate) async fn held(&mut self) -> Result<()> {
         if self.wants("memory") {
-            let pod = [POD, POD_PROCESSES, POD_KERNEL, POD_DAEMON];
+            let pod = [POD, POD_PROCESSES, POD_DAEMON, POD_KERNEL, POD_CACHES];
             let daemon = [THREADS, DESCRIPTORS, START_CPU, EXEC_CPU];
             for what in pod.into_iter().chain(AT.into_iter().flatten()).chain(daemon) {
                 self.report.declare(what);
@@ -127,12 +129,15 @@ fn memory(report: &mut Report, name: &str, stages: &[Memory], more: usize) {
     let kernel = |memory: &Memory| memory.kernel.unwrap_or(0.0);
     let processes = last.daemon > 0.0;
     let mut put = |what, value: f64| report.put(what, name, Figure::one(value, more));
-    if processes {
+    if processes && last.kernel.is_some() {
         put(POD, (each(Memory::processes) + each(kernel)) / MB);
+    }
+    if processes {
         put(POD_PROCESSES, each(Memory::processes) / MB);
     }
     if last.kernel.is_some() {
         put(POD_KERNEL, each(kernel) / MB);
+        put(POD_CACHES, each(|memory| memory.caches) / MB);
     }
     if processes {
         put(POD_DAEMON, each(|memory| memory.daemon) / MB);

@@ -33,7 +33,7 @@ pub(crate) fn containerd() -> Result<PathBuf> {
     let mut download = Command::new("apt-get");
     download.args(["download", "-o", "APT::Sandbox::User=root", "containerd"]);
     network::run(download.current_dir(scratch.path()), b"")
-        .context("download containerd (`tools/needs` brings apt up to date)")?;
+        .context("download containerd (`tools/needs containerd` updates apt)")?;
     let packages = fs::read_dir(scratch.path())?.flatten().map(|entry| entry.path());
     let mut packages = packages.filter(|path| path.extension().is_some_and(|end| end == "deb"));
     let package = packages.next().context("apt-get download left no package behind")?;

@@ -4,8 +4,9 @@
 //! **Processes**: the proportional set size (PSS of smaps_rollup, which shares out what several
 //! map) of every process of the subject but those in the containers' own cgroups. **Kernel**: what
 //! is charged to the subject's cgroups as kernel memory (slab, stacks, page tables, per-CPU
-//! areas) and as tmpfs, less what is charged to the containers' own cgroups. Page cache of disks
-//! does not count: the kernel takes it back.
+//! areas) and as tmpfs, less what is charged to the containers' own cgroups, after the kernel was
+//! told to take back what it can. **Caches** are what it took back of that kernel memory (names
+//! and inodes of files). Page cache of disks counts nowhere.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,6 +25,8 @@ pub(crate) struct Memory {
     pub(crate) others: f64,
     /// Kernel memory and tmpfs; `None` where no cgroup tells.
     pub(crate) kernel: Option<f64>,
+    /// Kernel memory that the kernel took back when it was told to.
+    pub(crate) caches: f64,
     /// Threads of the daemon.
     pub(crate) threads: f64,
     /// Descriptors of the daemon.
@@ -56,11 +59,19 @@ impl Subject {
         }
         if let Some(site) = self.site() {
             let top = site.node.parent().dir("memory");
-            let own = self.container_cgroups().into_iter().map(|path| top.join(path));
-            let own = own.map(|dir| kernel(&dir)).sum::<Result<f64>>()?;
-            memory.kernel = Some(kernel(&top)? - own);
+            let before = self.kernel(&top)?;
+            take_back(&top)?;
+            let kernel = self.kernel(&top)?;
+            memory.caches = (before - kernel).max(0.0);
+            memory.kernel = Some(kernel);
         }
         Ok(memory)
+    }
+
+    /// What is charged for the kernel below `top`, without the containers' own cgroups.
+    fn kernel(&self, top: &Path) -> Result<f64> {
+        let own = self.container_cgroups().into_iter().map(|path| kernel(&top.join(path)));
+        Ok(kernel(top)? - own.sum::<Result<f64>>()?)
     }
 
     /// The processes of a CRI subject without its daemon and the containers.
@@ -132,6 +143,21 @@ fn kernel(dir: &Path) -> Result<f64> {
         return Ok(kernel + field(&stat, "total_shmem"));
     }
     Ok(field(&stat, "kernel") + field(&stat, "shmem"))
+}
+
+/// Tells the kernel to take back what it can of a cgroup's memory.
+fn take_back(dir: &Path) -> Result<()> {
+    let v1 = dir.join("memory.force_empty");
+    if v1.exists() {
+        return fs::write(&v1, "0").with_context(|| format!("write {}", v1.display()));
+    }
+    // It cannot be as much as is asked for, and then says EAGAIN (cgroup-v2, memory.reclaim).
+    match fs::write(dir.join("memory.reclaim"), "1T") {
+        Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => {
+            Err(error).with_context(|| format!("take back memory of {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn field(stat: &str, name: &str) -> f64 {
