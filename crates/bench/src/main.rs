@@ -139,7 +139,12 @@ impl Run {
         let names = subjects.iter().map(|subject| subject.name.clone()).collect();
         let (report, amount) = (Report::new(names, self.held), self.amount());
         let mut bench = Bench { subjects, report, amount, parts: self.only.clone() };
-        bench.all().await?;
+        if let Err(error) = bench.all().await {
+            for node in bench.subjects.iter().filter_map(Subject::site).map(|site| &site.node) {
+                eprintln!("a daemon's log is {}; it ends:\n{}", node.keep_log(), node.log_tail());
+            }
+            return Err(error);
+        }
         let text = write(&bench.report.cells("berth"), Style::Plain);
         std::io::stdout().lock().write_all(text.as_bytes()).context("write the table")?;
         bench.subjects.into_iter().try_for_each(Subject::close)?;

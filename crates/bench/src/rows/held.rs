@@ -56,13 +56,17 @@ impl Bench {
             }
         }
         let mut subjects = std::mem::take(&mut self.subjects);
+        let mut outcome = Ok(());
         for subject in &mut subjects {
             eprintln!("held: {} pods of {}", self.amount.held, subject.name);
             let name = subject.name.clone();
-            self.hold(subject).await.context(name)?;
+            outcome = self.hold(subject).await.context(name);
+            if outcome.is_err() {
+                break;
+            }
         }
         self.subjects = subjects;
-        Ok(())
+        outcome
     }
 
     async fn hold(&mut self, subject: &mut Subject) -> Result<()> {
