@@ -1,10 +1,9 @@
 //! Berth's own service: what `berth status` and `berth image import` ask.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
-use berth_cri::Condition;
+use berth_cri::{Condition, Conditions};
 use berth_image::Store;
 use berth_lifecycle::{Node, NodeReport};
 use berth_proto::node::v1 as proto;
@@ -17,7 +16,7 @@ pub(crate) struct NodeService {
     pub(crate) node: Node,
     pub(crate) images: Store,
     pub(crate) handlers: Vec<HandlerStatus>,
-    pub(crate) conditions: Arc<dyn Fn() -> Vec<Condition> + Send + Sync>,
+    pub(crate) conditions: Conditions,
     pub(crate) since: Instant,
 }
 
@@ -55,7 +54,7 @@ impl node_server::Node for NodeService {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             uptime_seconds: self.since.elapsed().as_secs(),
-            conditions: (self.conditions)(),
+            conditions: (self.conditions)().await,
             handlers: &self.handlers,
             images: self.images.list().len(),
             report: self.node.report(),

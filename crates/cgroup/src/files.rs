@@ -58,11 +58,16 @@ pub(crate) fn limit_if_there(path: &Path) -> Result<Option<u64>> {
         "max" => Ok(None),
         text if text.starts_with('-') => Ok(None),
         text => match text.parse::<u64>() {
-            Ok(value) => Ok((value < i64::MAX as u64 - (1 << 20)).then_some(value)),
+            Ok(value) => Ok(limits(value).then_some(value)),
             Err(_) => Err(malformed(path, text)),
         },
     })?;
     read.unwrap_or(Ok(None))
+}
+
+/// Does a limit of this many bytes limit anything?
+pub(crate) fn limits(bytes: u64) -> bool {
+    bytes < i64::MAX as u64 - (1 << 20)
 }
 
 /// The value of `key` in lines of `key value`.

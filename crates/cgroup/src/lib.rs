@@ -39,7 +39,7 @@ pub use members::Remaining;
 pub use oom::OomWatch;
 pub use path::CgroupPath;
 pub use resources::{HugepageLimit, Resources};
-pub use stats::{Cpu, Memory, Pids, Stats, Swap, Throttling};
+pub use stats::{Cpu, Memory, Pids, Stats, Swap, Throttling, Usage};
 
 /// The generation of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -111,6 +111,8 @@ trait Layout: Send + Sync + std::fmt::Debug {
     fn oom_kills(&self, path: &CgroupPath) -> Result<u64>;
     fn oom_watch(&self, path: &CgroupPath) -> Result<OomWatch>;
     fn stats(&self, path: &CgroupPath) -> Result<Stats>;
+    fn usage(&self, path: &CgroupPath) -> Result<Usage>;
+    fn tasks(&self, path: &CgroupPath) -> Result<Option<u64>>;
     fn throttling(&self, path: &CgroupPath) -> Result<Option<Throttling>>;
     fn memory_stat(&self, path: &CgroupPath) -> Result<Vec<(String, u64)>>;
     fn io(&self, path: &CgroupPath) -> Result<Vec<DeviceIo>>;
@@ -267,6 +269,16 @@ impl Cgroup {
     /// Processor, memory, swap and process figures, for it and all below it.
     pub fn stats(&self) -> Result<Stats> {
         self.layout.stats(&self.path)
+    }
+
+    /// Processor time, memory and swap alone, from as few files as can be: for lists.
+    pub fn usage(&self) -> Result<Usage> {
+        self.layout.usage(&self.path)
+    }
+
+    /// How many tasks are in it and below it; `None` without the `pids` controller.
+    pub fn tasks(&self) -> Result<Option<u64>> {
+        self.layout.tasks(&self.path)
     }
 
     /// How often its processor quota held it back; `None` without the `cpu` controller.

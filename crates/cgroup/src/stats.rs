@@ -17,6 +17,19 @@ pub struct Stats {
     pub pids: Option<Pids>,
 }
 
+/// The figures that lists are made of: what few files tell.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Usage {
+    /// When.
+    pub at: SystemTime,
+    /// Processor time since it was made, in nanoseconds on all processors.
+    pub cpu_ns: Option<u64>,
+    /// Memory.
+    pub memory: Option<Memory>,
+    /// Swap.
+    pub swap: Option<Swap>,
+}
+
 /// Processor time since the cgroup was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cpu {

@@ -32,9 +32,9 @@ impl<'a> Pods<'a> {
     }
 
     pub(crate) fn admits(&self, pod: &PodView) -> bool {
-        pod.id.as_str().starts_with(self.id)
+        pod.id().as_str().starts_with(self.id)
             && self.state.is_none_or(|state| state == describe::pod_state(pod) as i32)
-            && fits(self.labels, &pod.spec.spec.labels)
+            && fits(self.labels, &pod.spec().labels)
     }
 }
 
@@ -66,10 +66,10 @@ impl<'a> Containers<'a> {
     }
 
     pub(crate) fn admits(&self, container: &ContainerView) -> bool {
-        container.id.as_str().starts_with(self.id)
+        container.id().as_str().starts_with(self.id)
             && container.sandbox.as_str().starts_with(self.pod)
             && self.state.is_none_or(|state| state == describe::container_state(container) as i32)
-            && fits(self.labels, &container.spec.spec.labels)
+            && fits(self.labels, &container.spec().labels)
     }
 }
 

@@ -27,7 +27,7 @@ use berth_proto::cri::v1::image_service_server::ImageServiceServer;
 use berth_proto::cri::v1::runtime_service_server::RuntimeServiceServer;
 
 pub use error::{Error, code_of, status};
-pub use parts::{Condition, Handler, Observe, Parts, SetPodCidr};
+pub use parts::{Condition, Conditions, Handler, Observe, Parts, SetPodCidr};
 
 /// Largest request taken: configurations with many mounts and annotations are far below it.
 const LARGEST_REQUEST: usize = 16 << 20;

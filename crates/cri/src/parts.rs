@@ -1,5 +1,7 @@
 //! What the services are made of; `berth` puts it together.
 
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use berth_cgroup::Cgroups;
@@ -24,13 +26,17 @@ pub struct Parts {
     pub version: &'static str,
     /// Answered as `info["config"]` of a verbose Status.
     pub config: serde_json::Value,
-    /// How the node is, from memory.
-    pub conditions: Box<dyn Fn() -> Vec<Condition> + Send + Sync>,
+    /// How the node is: from memory once it is known, which takes a moment after the start.
+    pub conditions: Conditions,
     /// Hands the pod CIDR to the network.
     pub set_pod_cidr: SetPodCidr,
     /// Told of every call's end.
     pub observe: Observe,
 }
+
+/// Says how the node is.
+pub type Conditions =
+    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<Condition>> + Send>> + Send + Sync>;
 
 /// Hands the node's pod CIDRs to the network; the text says why it could not be done.
 pub type SetPodCidr = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;

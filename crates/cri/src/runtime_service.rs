@@ -269,7 +269,7 @@ impl RuntimeService for Cri {
     async fn status(&self, request: Request<cri::StatusRequest>) -> Reply<cri::StatusResponse> {
         let request = request.into_inner();
         let call = Call::read("Status");
-        self.call(call, async { Ok(rpc::status::status(self, &request)) }).await
+        self.call(call, async { Ok(rpc::status::status(self, &request).await) }).await
     }
 
     async fn checkpoint_container(

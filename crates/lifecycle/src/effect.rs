@@ -37,7 +37,7 @@ use crate::pod_task::Message;
 use crate::settings::{Handler, Settings};
 use crate::shared::Shared;
 
-pub(crate) use shim::{LEAF, connection};
+pub(crate) use shim::{SHIMS, connection};
 
 /// No step takes longer than this, whatever its own deadlines say.
 pub(crate) const LONGEST: Duration = Duration::from_secs(180);

@@ -47,8 +47,8 @@ impl Leftovers {
             let number = self.numbers.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(pod = %leftover.pod, holding = leftover.holding, error = leftover.error, "left over");
             self.items().push(Item { number, row, leftover, tries: 0 });
+            self.added.notify_one();
         }
-        self.added.notify_one();
     }
 
     /// All of them, for the operator.

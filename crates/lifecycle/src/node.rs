@@ -212,7 +212,7 @@ impl Node {
     /// NotFound, WrongState, Invalid, or what the runtime says.
     pub async fn update_resources(&self, id: &str, asked: Resources) -> Result<(), Error> {
         let view = self.container(id)?;
-        let (id, _, entry) = self.shared.registry.container(view.id.as_str())?;
+        let (id, _, entry) = self.shared.registry.container(view.id().as_str())?;
         let request = Request::UpdateResources(id.clone(), asked);
         match self.ask(&entry, request).await {
             None => Err(not_found("container", id.as_str())),
@@ -264,11 +264,11 @@ impl Node {
             ContainerState::Exited => Some("not running any more"),
         };
         if let Some(state) = state {
-            return Err(not_running(&view.id, state).into());
+            return Err(not_running(view.id(), state).into());
         }
-        let (_, _, entry) = self.shared.registry.container(view.id.as_str())?;
+        let (_, _, entry) = self.shared.registry.container(view.id().as_str())?;
         let Some(pod) = entry.view else {
-            return Err(not_found("container", view.id.as_str()));
+            return Err(not_found("container", view.id().as_str()));
         };
         let (_, canceled) = cancel();
         let context = Context {
@@ -277,7 +277,7 @@ impl Node {
             queue: entry.queue,
             canceled,
         };
-        Ok((context, view.id.clone()))
+        Ok((context, view.id().clone()))
     }
 
     /// The OCI spec that a container was created with, as JSON; for verbose status.
@@ -286,7 +286,7 @@ impl Node {
     /// NotFound, or the bundle cannot be read.
     pub async fn runtime_spec(&self, id: &str) -> Result<Vec<u8>, Error> {
         let view = self.container(id)?;
-        let path = Layout(&self.shared.settings).bundle(view.id.as_str()).join("config.json");
+        let path = Layout(&self.shared.settings).bundle(view.id().as_str()).join("config.json");
         std::fs::read(&path).map_err(|why| {
             Error::new(Kind::Unavailable, format!("cannot read {}: {why}", path.display()))
         })
@@ -295,11 +295,7 @@ impl Node {
     /// The whole node for the operator.
     pub fn report(&self) -> NodeReport {
         let now = self.shared.now();
-        let mut pods: Vec<_> =
-            self.shared.registry.reports().iter().map(|r| r.as_ref().clone()).collect();
-        for job in pods.iter_mut().flat_map(|pod| &mut pod.jobs) {
-            job.age_ms = u64::try_from((now - job.since) / 1_000_000).unwrap_or(0);
-        }
+        let pods = self.shared.registry.reports(now);
         NodeReport { pods, leftovers: self.shared.leftovers.report() }
     }
 

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::effect::{self, Context};
 use crate::picture;
 use crate::shared::Shared;
+use crate::view::PodView;
 
 /// What a pod's task is told.
 pub(crate) enum Message {
@@ -53,26 +54,11 @@ pub(crate) struct PodTask {
     jobs: HashMap<Subject, InProgress>,
     wake_at: Option<Nanos>,
     silent: bool,
+    /// The last picture.
+    view: Option<Arc<PodView>>,
     gone: bool,
     /// Keeps checkpoints away while the pod is being created.
     creating: Option<berth_records::Creating>,
-}
-
-/// Shows a restored pod as its record says, before its task has run.
-pub(crate) fn show(shared: &Shared, machine: &Machine) {
-    publish(shared, machine, false, std::iter::empty());
-}
-
-fn publish<'j>(
-    shared: &Shared,
-    machine: &Machine,
-    silent: bool,
-    jobs: impl Iterator<Item = &'j InProgress>,
-) {
-    let containers: Vec<_> = machine.record().containers.keys().cloned().collect();
-    let view = picture::view(machine, silent);
-    let report = picture::report(machine, &view, jobs);
-    shared.registry.publish(Arc::new(view), Arc::new(report), &containers);
 }
 
 /// Starts the task of a pod.
@@ -91,6 +77,7 @@ pub(crate) fn start(
         jobs: HashMap::new(),
         wake_at: None,
         silent: false,
+        view: None,
         gone: false,
         creating,
     };
@@ -190,16 +177,16 @@ impl PodTask {
         let left = leftovers.clone();
         self.shared.records.save(&Save { record, leftovers: &leftovers }, move |result| {
             match &result {
-                Ok(()) => {
+                Ok(_) => {
                     tracing::debug!(target: "berth::effect", save = "end", pod = %id, generation);
                 }
                 Err(why) => {
                     tracing::warn!(target: "berth::effect", save = "end", pod = %id, generation, error = %why);
                 }
             }
-            if result.is_ok() {
-                shared.leftovers.add(left.into_iter().map(|l| (None, l)).collect());
-            }
+            let result = result.map(|rows| {
+                shared.leftovers.add(rows.into_iter().map(Some).zip(left).collect());
+            });
             let _ = own.send(Message::Saved(generation, result.map_err(|why| why.to_string())));
         });
     }
@@ -211,16 +198,18 @@ impl PodTask {
         let shared = Arc::clone(&self.shared);
         let left = leftovers.clone();
         self.shared.records.forget(&id.clone(), &leftovers, move |result| {
-            match result {
-                Ok(()) => {
+            let rows: Vec<_> = match result {
+                Ok(rows) => {
                     tracing::debug!(target: "berth::effect", save = "end", pod = %id, forget = true);
+                    rows.into_iter().map(Some).collect()
                 }
                 // A stale row stays: the pod holds nothing, and a restart forgets it again.
                 Err(why) => {
                     tracing::warn!(target: "berth::effect", save = "end", pod = %id, forget = true, error = %why);
+                    vec![None; left.len()]
                 }
-            }
-            shared.leftovers.add(left.into_iter().map(|l| (None, l)).collect());
+            };
+            shared.leftovers.add(rows.into_iter().zip(left).collect());
             let _ = own.send(Message::Forgotten);
         });
     }
@@ -231,7 +220,7 @@ impl PodTask {
         self.jobs.insert(job.subject.clone(), progress);
         let context = Context {
             shared: Arc::clone(&self.shared),
-            record: Arc::new(self.machine.record().clone()),
+            record: Arc::clone(self.machine.record()),
             queue: self.own.clone(),
             canceled,
         };
@@ -242,7 +231,11 @@ impl PodTask {
         });
     }
 
-    fn publish(&self) {
-        publish(&self.shared, &self.machine, self.silent, self.jobs.values());
+    fn publish(&mut self) {
+        let view = picture::view(&self.machine, self.silent, self.view.as_deref());
+        let view = Arc::new(view);
+        let work = picture::work(&self.machine, self.jobs.values());
+        self.view = Some(Arc::clone(&view));
+        self.shared.registry.publish(view, work);
     }
 }

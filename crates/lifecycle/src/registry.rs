@@ -3,22 +3,23 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use berth_pod::machine::{Reply, Request, Token};
+use berth_pod::machine::{Nanos, Reply, Request, Token};
 use berth_pod::record::Failure;
 use berth_pod::spec::PodName;
 use berth_pod::{ContainerId, Kind, SandboxId};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::Error;
+use crate::picture::{self, Work};
 use crate::pod_task::Message;
 use crate::view::{ContainerView, PodReport, PodView};
 
-/// One pod: its task's queue, its picture for CRI and its picture for the operator.
+/// One pod: its task's queue, its picture, and what is being done about it.
 #[derive(Clone)]
 pub(crate) struct Entry {
     pub(crate) queue: mpsc::UnboundedSender<Message>,
     pub(crate) view: Option<Arc<PodView>>,
-    pub(crate) report: Option<Arc<PodReport>>,
+    work: Vec<Work>,
 }
 
 #[derive(Default)]
@@ -59,46 +60,39 @@ impl Registry {
         }
         let (id, queue) = make();
         maps.names.insert(name.clone(), id.clone());
-        let entry = Entry { queue: queue.clone(), view: None, report: None };
+        let entry = Entry { queue: queue.clone(), view: None, work: Vec::new() };
         maps.pods.insert(id.to_string(), entry);
         (id, queue)
     }
 
-    /// Registers a restored pod, under its name unless that has passed to another.
-    pub(crate) fn insert(
-        &self,
-        id: &SandboxId,
-        name: &PodName,
-        queue: mpsc::UnboundedSender<Message>,
-    ) {
+    /// Registers a restored pod, under its name unless that has passed to another. It is in every
+    /// list from here on.
+    pub(crate) fn insert(&self, view: PodView, queue: mpsc::UnboundedSender<Message>) {
         let mut maps = self.write();
-        maps.names.entry(name.clone()).or_insert_with(|| id.clone());
-        maps.pods.insert(id.to_string(), Entry { queue, view: None, report: None });
+        let id = view.id().clone();
+        maps.names.entry(view.spec().name.clone()).or_insert_with(|| id.clone());
+        maps.pods.insert(id.to_string(), Entry { queue, view: None, work: Vec::new() });
+        drop(maps);
+        self.publish(Arc::new(view), Vec::new());
     }
 
     /// Shows a pod as it stands now.
-    pub(crate) fn publish(
-        &self,
-        view: Arc<PodView>,
-        report: Arc<PodReport>,
-        containers: &[ContainerId],
-    ) {
+    pub(crate) fn publish(&self, view: Arc<PodView>, work: Vec<Work>) {
         let mut maps = self.write();
-        for id in containers {
-            if !maps.containers.contains_key(id.as_str()) {
-                maps.containers.insert(id.to_string(), view.id.clone());
+        let Maps { pods, containers, .. } = &mut *maps;
+        let Some(entry) = pods.get_mut(view.id().as_str()) else { return };
+        let before = entry.view.as_ref().map(|view| &view.record.containers);
+        let now = &view.record.containers;
+        for id in now.keys().filter(|id| before.is_none_or(|b| !b.contains_key(*id))) {
+            containers.insert(id.to_string(), view.id().clone());
+        }
+        for id in before.into_iter().flatten().map(|(id, _)| id) {
+            if !now.contains_key(id) {
+                containers.remove(id.as_str());
             }
         }
-        let known = maps.pods.get(view.id.as_str()).and_then(|e| e.report.clone());
-        for gone in known.iter().flat_map(|r| &r.containers).map(|c| &c.id) {
-            if !containers.contains(gone) {
-                maps.containers.remove(gone.as_str());
-            }
-        }
-        if let Some(entry) = maps.pods.get_mut(view.id.as_str()) {
-            entry.view = Some(view);
-            entry.report = Some(report);
-        }
+        entry.view = Some(view);
+        entry.work = work;
         drop(maps);
         self.changed.notify_waiters();
     }
@@ -106,11 +100,13 @@ impl Registry {
     /// Forgets a pod.
     pub(crate) fn remove(&self, id: &SandboxId, name: &PodName) {
         let mut maps = self.write();
-        maps.pods.remove(id.as_str());
+        let gone = maps.pods.remove(id.as_str()).and_then(|entry| entry.view);
         if maps.names.get(name) == Some(id) {
             maps.names.remove(name);
         }
-        maps.containers.retain(|_, pod| pod != id);
+        for container in gone.iter().flat_map(|view| view.record.containers.keys()) {
+            maps.containers.remove(container.as_str());
+        }
         drop(maps);
         self.changed.notify_waiters();
     }
@@ -125,9 +121,10 @@ impl Registry {
         self.read().pods.values().filter_map(|e| e.view.clone()).collect()
     }
 
-    /// Every picture for the operator.
-    pub(crate) fn reports(&self) -> Vec<Arc<PodReport>> {
-        self.read().pods.values().filter_map(|e| e.report.clone()).collect()
+    /// Every pod for the operator.
+    pub(crate) fn reports(&self, now: Nanos) -> Vec<PodReport> {
+        let report = |e: &Entry| e.view.as_ref().map(|view| picture::report(view, &e.work, now));
+        self.read().pods.values().filter_map(report).collect()
     }
 
     /// The one sandbox whose id starts with this.
@@ -151,7 +148,7 @@ impl Registry {
     pub(crate) fn container_view(&self, id: &str) -> Result<Arc<ContainerView>, Error> {
         let (id, _, entry) = self.container(id)?;
         let view = entry.view.filter(|v| v.listed);
-        let found = view.and_then(|v| v.containers.iter().find(|c| c.id == id).cloned());
+        let found = view.and_then(|v| v.containers.iter().find(|c| *c.id() == id).cloned());
         found.ok_or_else(|| not_found("container", id.as_str()))
     }
 }

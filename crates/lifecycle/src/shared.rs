@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) staging: tokio::sync::Mutex<()>,
     /// One connection per pod.
     shims: Mutex<HashMap<SandboxId, Shim>>,
+    /// Who dials a pod's shim now; the others wait for it.
+    dials: Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>,
     tokens: AtomicU64,
     started: (Instant, Nanos),
 }
@@ -67,6 +69,7 @@ impl Shared {
             figures: Figures::default(),
             staging: tokio::sync::Mutex::new(()),
             shims: Mutex::new(HashMap::new()),
+            dials: Mutex::new(HashMap::new()),
             tokens: AtomicU64::new(1),
             started: (Instant::now(), wall),
         }
@@ -95,6 +98,14 @@ impl Shared {
     /// The connection to a pod's shim, if there is one.
     pub(crate) fn connected(&self, id: &SandboxId) -> Option<Shim> {
         self.shims().get(id).cloned()
+    }
+
+    /// The turn to dial a pod's shim.
+    pub(crate) fn dial(&self, id: &SandboxId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut dials = self.dials.lock().unwrap_or_else(PoisonError::into_inner);
+        // A turn that nobody else has is over.
+        dials.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(dials.entry(id.clone()).or_default())
     }
 
     /// Keeps the connection to a pod's shim.

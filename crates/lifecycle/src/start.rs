@@ -16,11 +16,11 @@ use tokio::sync::mpsc;
 
 use crate::convert::Fail as _;
 use crate::effect::cancel;
-use crate::effect::{Context, LEAF, connection};
+use crate::effect::{Context, SHIMS, connection};
 use crate::layout::{Layout, below};
 use crate::settings::Settings;
 use crate::shared::{Made, Shared};
-use crate::{Error, leftovers, pod_task};
+use crate::{Error, leftovers, picture, pod_task};
 
 /// What the daemon hands over.
 pub struct Parts {
@@ -94,7 +94,7 @@ fn furnish(settings: &Settings, cgroups: &Cgroups) -> Result<(), Error> {
     let layout = Layout(settings);
     let make = |path: &str, extent| cgroups.at(path).and_then(|cgroup| cgroup.create(extent));
     make(&layout.pods_cgroup(), Extent::All).map_err(|e| Error::from(e.fail()))?;
-    make(&layout.shims_cgroup(), Extent::Only(&LEAF)).map_err(|e| Error::from(e.fail()))
+    make(&layout.shims_cgroup(), Extent::Only(&SHIMS)).map_err(|e| Error::from(e.fail()))
 }
 
 /// The cgroup that every CNI plugin starts in, made if there is none. What a dead daemon left in it
@@ -181,12 +181,10 @@ async fn adopt(shared: &Arc<Shared>, loaded: Loaded) -> Vec<Arc<PodRecord>> {
         let machine = Machine::restore(record, &shared.boot_id, shared.now());
         let record = machine.record();
         if lives {
-            live.push(Arc::new(record.clone()));
+            live.push(Arc::clone(record));
         }
-        let (id, name) = (record.id.clone(), record.spec.spec.name.clone());
         let (own, queue) = mpsc::unbounded_channel();
-        shared.registry.insert(&id, &name, own.clone());
-        pod_task::show(shared, &machine);
+        shared.registry.insert(picture::view(&machine, false, None), own.clone());
         pod_task::start(shared, machine, (own, queue));
     }
     shared.leftovers.add(loaded.leftovers.into_iter().map(|(row, l)| (Some(row), l)).collect());
@@ -228,7 +226,8 @@ async fn shown_as_ended(shared: &Shared, pod: &SandboxId, container: &str) {
     loop {
         let changed = shared.registry.changed();
         let views = shared.registry.sandbox(pod.as_str()).ok().and_then(|(_, e)| e.view);
-        let ended = |c: &Arc<crate::ContainerView>| c.id.as_str() == container && c.exit.is_some();
+        let ended =
+            |c: &Arc<crate::ContainerView>| c.id().as_str() == container && c.exit().is_some();
         if views.is_none_or(|view| view.containers.iter().any(ended)) {
             return;
         }

@@ -2,43 +2,55 @@
 //! every change and read without waiting for anybody.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
-use berth_pod::record::{Exit, Lost, PodRecord};
-use berth_pod::spec::{Admitted, ContainerSpec, ImageFacts, ResolvedUser, Resources, SandboxSpec};
+use berth_pod::record::{ContainerRecord, Exit, ImageHeld, PodRecord};
+use berth_pod::spec::{ContainerSpec, SandboxSpec};
 use berth_pod::{ContainerId, SandboxId};
 use serde::Serialize;
 
-/// A pod as it stands.
+/// A pod as it stands: its record, which pictures, jobs and the loop share, and what it does not say.
 #[derive(Clone, Debug)]
 pub struct PodView {
-    /// Its id.
-    pub id: SandboxId,
-    /// What was asked for.
-    pub spec: Arc<Admitted<SandboxSpec>>,
-    /// The handler it runs by, by its configured name.
-    pub handler: String,
-    /// SANDBOX_READY.
-    pub ready: bool,
+    /// The record as it stood: also a handle for uses outside the pod's queue.
+    pub record: Arc<PodRecord>,
     /// Shown in lists: its creation has been answered, or its roll-back cannot finish.
     pub listed: bool,
-    /// When it was created, ns since the epoch.
-    pub created_at: i64,
-    /// Addresses on the pod network, the pod's own first; none on the host network.
-    pub ips: Vec<IpAddr>,
-    /// The pod's cgroup, relative to each hierarchy's root.
-    pub cgroup: Option<String>,
-    /// The pod's network namespace; none on the host network.
-    pub netns: Option<PathBuf>,
-    /// The process that stands for the sandbox, where it has one.
-    pub pid: Option<u32>,
-    /// Why it is not ready though nobody asked it to stop.
-    pub lost: Option<Lost>,
     /// Its containers, those not listed left out.
     pub containers: Vec<Arc<ContainerView>>,
-    /// The record as it stood: a handle for uses outside the pod's queue.
-    pub record: Arc<PodRecord>,
+}
+
+impl PodView {
+    /// Its id.
+    pub fn id(&self) -> &SandboxId {
+        &self.record.id
+    }
+
+    /// What was asked for.
+    pub fn spec(&self) -> &SandboxSpec {
+        &self.record.spec.spec
+    }
+
+    /// Addresses on the pod network, the pod's own first; none on the host network.
+    pub fn ips(&self) -> &[IpAddr] {
+        self.record.network.held().map_or(&[], |network| &network.ips)
+    }
+
+    /// The pod's cgroup, relative to each hierarchy's root.
+    pub fn cgroup(&self) -> Option<&str> {
+        self.record.cgroup.held().map(|cgroup| cgroup.path.as_str())
+    }
+
+    /// The pod's network namespace; none on the host network.
+    pub fn netns(&self) -> Option<&Path> {
+        self.record.namespaces.held()?.net.as_deref()
+    }
+
+    /// The process that stands for the sandbox, where it has one.
+    pub fn pid(&self) -> Option<u32> {
+        self.record.sandbox.held()?.pid
+    }
 }
 
 /// A container's state, derived from facts.
@@ -55,33 +67,49 @@ pub enum ContainerState {
     Unknown,
 }
 
-/// A container as it stands.
+/// A container as it stands: its part of the record, and what that does not say.
 #[derive(Clone, Debug)]
 pub struct ContainerView {
-    /// Its id.
-    pub id: ContainerId,
+    /// Its part of the record.
+    pub record: Arc<ContainerRecord>,
     /// Its pod.
     pub sandbox: SandboxId,
-    /// What was asked for.
-    pub spec: Arc<Admitted<ContainerSpec>>,
-    /// Its limits as they stand, updates included.
-    pub resources: Resources,
-    /// What it takes from its image.
-    pub image: ImageFacts,
-    /// Whom it runs as.
-    pub user: ResolvedUser,
     /// State.
     pub state: ContainerState,
-    /// When it was created, ns since the epoch.
-    pub created_at: i64,
-    /// When it was started.
-    pub started_at: Option<i64>,
+    /// Listed though its creation failed: it is shown as ended in this way, so that it is removed.
+    pub rolled_back: Option<Exit>,
+}
+
+impl ContainerView {
+    /// Its id.
+    pub fn id(&self) -> &ContainerId {
+        &self.record.id
+    }
+
+    /// What was asked for.
+    pub fn spec(&self) -> &ContainerSpec {
+        &self.record.spec.spec
+    }
+
+    /// What it takes from its image, and whom it runs as; none before the image is held.
+    pub fn image(&self) -> Option<&ImageHeld> {
+        self.record.image.held()
+    }
+
     /// How it ended.
-    pub exit: Option<Exit>,
+    pub fn exit(&self) -> Option<&Exit> {
+        self.record.exit.as_ref().or(self.rolled_back.as_ref())
+    }
+
     /// Its first process, while it runs.
-    pub pid: Option<u32>,
-    /// Its cgroup, relative to each hierarchy's root.
-    pub cgroup: String,
+    pub fn pid(&self) -> Option<u32> {
+        self.record.task.held().filter(|_| self.record.running()).map(|task| task.pid)
+    }
+
+    /// Its cgroup, relative to each hierarchy's root; none while there can be no process in it.
+    pub fn cgroup(&self) -> Option<&str> {
+        self.record.cgroup.held().map(String::as_str)
+    }
 }
 
 /// The whole node for the operator: `berth status`.
@@ -152,9 +180,6 @@ pub struct JobReport {
     pub container: Option<ContainerId>,
     /// Age, ms.
     pub age_ms: u64,
-    /// When it began, ns since the epoch.
-    #[serde(skip)]
-    pub since: i64,
     /// Tries so far that failed.
     pub failures: u32,
     /// The last failure.

@@ -16,6 +16,7 @@ mod outcome;
 mod request;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::holding::{Holding, PodHolding};
 use crate::id::ContainerId;
@@ -155,18 +156,27 @@ struct Reasons {
 
 impl Reasons {
     fn of(record: &PodRecord) -> Self {
-        let of = |c: &ContainerRecord| (c.id.clone(), (c.wish, c.exit.is_some()));
+        let of = |c: &Arc<ContainerRecord>| (c.id.clone(), Self::of_container(c));
         Self {
-            pod: Some((record.wish, record.lost.is_some())),
+            pod: Some(Self::of_pod(record)),
             containers: record.containers.values().map(of).collect(),
         }
+    }
+
+    fn of_pod(record: &PodRecord) -> (PodWish, bool) {
+        (record.wish, record.lost.is_some())
+    }
+
+    fn of_container(c: &ContainerRecord) -> (ContainerWish, bool) {
+        (c.wish, c.exit.is_some())
     }
 }
 
 /// The loop of one pod.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    record: PodRecord,
+    /// Shared with pictures and jobs, which keep it as it was when they were made.
+    record: Arc<PodRecord>,
     jobs: BTreeMap<Subject, Running>,
     /// Jobs that wait for the save of this generation or a later one.
     queued: Vec<(u64, Job)>,
@@ -197,7 +207,7 @@ impl Machine {
     /// A pod that is to be created.
     pub fn new(record: PodRecord) -> Self {
         Self {
-            record,
+            record: Arc::new(record),
             jobs: BTreeMap::new(),
             queued: Vec::new(),
             waiters: Vec::new(),
@@ -224,7 +234,7 @@ impl Machine {
         let as_saved = record.clone();
         if record.boot_id != boot_id && record.lost != Some(Lost::Reboot) {
             let why = Lost::Reboot.reason();
-            for c in record.containers.values_mut() {
+            for c in record.containers.values_mut().map(Arc::make_mut) {
                 if c.exit.is_none() && c.answered {
                     c.exit = Some(Exit {
                         code: 255,
@@ -248,8 +258,13 @@ impl Machine {
     }
 
     /// The record as it stands.
-    pub fn record(&self) -> &PodRecord {
+    pub fn record(&self) -> &Arc<PodRecord> {
         &self.record
+    }
+
+    /// The record, to be changed. What others hold of it stays as it was.
+    fn record_mut(&mut self) -> &mut PodRecord {
+        Arc::make_mut(&mut self.record)
     }
 
     /// Work in progress.
@@ -310,10 +325,12 @@ impl Machine {
 
     /// May what this wish, exit or loss lets go be released: it is saved, or saving fails.
     fn may_release(&self, of: Option<&ContainerId>) -> bool {
-        let now = Reasons::of(&self.record);
         let saved = match of {
-            None => now.pod == self.saved_reasons.pod,
-            Some(id) => now.containers.get(id) == self.saved_reasons.containers.get(id),
+            None => self.saved_reasons.pod == Some(Reasons::of_pod(&self.record)),
+            Some(id) => {
+                let now = self.record.containers.get(id).map(|c| Reasons::of_container(c));
+                now.as_ref() == self.saved_reasons.containers.get(id)
+            }
         };
         saved || (self.save_again_at.is_some() && self.saving.is_none())
     }

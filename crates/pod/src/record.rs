@@ -259,8 +259,8 @@ pub struct PodRecord {
     pub shim: Slot<ShimFact>,
     /// The sandbox.
     pub sandbox: Slot<SandboxFact>,
-    /// The containers.
-    pub containers: BTreeMap<ContainerId, ContainerRecord>,
+    /// The containers. Each is shared by the pictures of the pod that are the same but for others.
+    pub containers: BTreeMap<ContainerId, Arc<ContainerRecord>>,
 }
 
 /// What could not be released though its pod has been let go: tried again until it works.
@@ -309,6 +309,11 @@ impl PodRecord {
             sandbox: Slot::Absent,
             containers: BTreeMap::new(),
         }
+    }
+
+    /// A container's part, to be changed: what others hold of it stays as it was.
+    pub fn container_mut(&mut self, id: &ContainerId) -> Option<&mut ContainerRecord> {
+        self.containers.get_mut(id).map(Arc::make_mut)
     }
 
     /// The state of one holding.

@@ -1,7 +1,7 @@
 //! What was asked for, parsed once: the admitted configuration of a sandbox and of a container.
 //!
-//! These types hold what Berth acts on. The message they came from stays beside them, as opaque
-//! bytes, for those who need it whole (a shim's CreateSandbox, verbose status).
+//! These types hold what Berth acts on. A sandbox's message stays beside them, as opaque bytes, for
+//! the shim's CreateSandbox, which needs it whole.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,8 +16,8 @@ pub struct Admitted<T> {
     pub spec: T,
     /// Hex SHA-256 of the canonical configuration: two requests are the same if these are equal.
     pub digest: String,
-    /// The protobuf encoding of the original configuration message.
-    #[serde(with = "bytes_as_base64")]
+    /// The protobuf encoding of the original configuration message; empty where nobody needs it.
+    #[serde(with = "bytes_as_base64", default, skip_serializing_if = "Vec::is_empty")]
     pub original: Vec<u8>,
 }
 

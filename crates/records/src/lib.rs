@@ -11,6 +11,7 @@
 
 mod error;
 mod mirror;
+mod spare;
 mod store;
 mod writer;
 

@@ -13,6 +13,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::Error;
 use crate::mirror;
+use crate::spare;
 use crate::writer::{self, Done, Op, Places};
 
 /// The format of the rows; a newer one is refused.
@@ -72,7 +73,7 @@ impl Records {
     /// # Errors
     /// When the file cannot be opened or made.
     pub fn open(path: &Path, mirror: &Path) -> Result<(Self, Loaded), Error> {
-        let (connection, loaded) = match open_and_load(path) {
+        let (connection, loaded) = match spare::with_room(path, open_and_load) {
             Ok(opened) => opened,
             Err(why) if is_corrupt(&why) => {
                 let aside = move_aside(path)?;
@@ -85,6 +86,7 @@ impl Records {
             }
             Err(why) => return Err(open_failed(path, &why)),
         };
+        spare::keep(path);
         let creating = Arc::new(AtomicUsize::new(0));
         let (queue, ops) = mpsc::channel();
         let places = Places { database: path.to_owned(), mirror: mirror.to_owned() };
@@ -99,8 +101,13 @@ impl Records {
         Creating(Arc::clone(&self.creating))
     }
 
-    /// Saves a pod; `done` is called on the writer's thread once it is committed, or cannot be.
-    pub fn save(&self, save: &Save<'_>, done: impl FnOnce(Result<(), Error>) + Send + 'static) {
+    /// Saves a pod; `done` is called on the writer's thread once it is committed, with the names of
+    /// what it left over, in order, or cannot be.
+    pub fn save(
+        &self,
+        save: &Save<'_>,
+        done: impl FnOnce(Result<Vec<LeftoverId>, Error>) + Send + 'static,
+    ) {
         let encoded = encode(save.record).and_then(|record| {
             let leftovers = save.leftovers.iter().map(encode).collect::<Result<_, _>>()?;
             Ok((record, leftovers))
@@ -114,12 +121,12 @@ impl Records {
         }
     }
 
-    /// Deletes a pod's row, and saves what it left over.
+    /// Deletes a pod's row, and saves what it left over; `done` is as for [`Records::save`].
     pub fn forget(
         &self,
         id: &SandboxId,
         leftovers: &[Leftover],
-        done: impl FnOnce(Result<(), Error>) + Send + 'static,
+        done: impl FnOnce(Result<Vec<LeftoverId>, Error>) + Send + 'static,
     ) {
         match leftovers.iter().map(encode).collect() {
             Ok(leftovers) => {
@@ -164,13 +171,16 @@ fn is_corrupt(why: &rusqlite::Error) -> bool {
     matches!(why.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
 }
 
+/// The name of a file beside the database.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
 fn move_aside(path: &Path) -> Result<PathBuf, Error> {
     let failed = |why: std::io::Error| Error::Open { path: path.to_owned(), why: why.to_string() };
-    let named = |suffix: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    };
+    let named = |suffix: &str| beside(path, suffix);
     let free = |n: &u32| !named(&format!(".corrupt-{n}")).exists();
     let n = (1..).find(free).unwrap_or(1);
     let aside = named(&format!(".corrupt-{n}"));
@@ -193,7 +203,7 @@ pub(crate) fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.execute_batch(
         "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0;
-         PRAGMA busy_timeout=5000; PRAGMA cache_size=-256; PRAGMA temp_store=MEMORY;",
+         PRAGMA busy_timeout=5000; PRAGMA cache_size=-128; PRAGMA temp_store=MEMORY;",
     )?;
     Ok(connection)
 }
@@ -261,7 +271,7 @@ fn bytes<'r>(row: &'r rusqlite::Row<'_>) -> Result<&'r [u8], rusqlite::Error> {
 }
 
 impl Op {
-    fn done(self) -> Done {
+    pub(crate) fn done(self) -> Done {
         match self {
             Self::Save { done, .. } | Self::Forget { done, .. } | Self::Settle { done, .. } => done,
         }

@@ -11,8 +11,8 @@ use crate::Error;
 use crate::mirror;
 use crate::store::{LeftoverId, connect};
 
-/// Told once an operation is committed, or cannot be.
-pub(crate) type Done = Box<dyn FnOnce(Result<(), Error>) + Send>;
+/// Told once an operation is committed, with the rows of its leftovers, or cannot be.
+pub(crate) type Done = Box<dyn FnOnce(Result<Vec<LeftoverId>, Error>) + Send>;
 
 /// Where the writer writes.
 pub(crate) struct Places {
@@ -27,8 +27,11 @@ pub(crate) enum Op {
     Settle { leftover: LeftoverId, done: Done },
 }
 
-/// The log is folded into the database once it has grown past this.
-const CHECKPOINT_ABOVE: u64 = 8 << 20;
+/// The log is folded into the database once it has grown by this since the last time. Its file is
+/// not cut then, and is written from its start again: on a full disk there is room in it.
+const CHECKPOINT_ABOVE: usize = 8 << 20;
+/// SQLite's page: what a change of one row adds to the log at least.
+const PAGE: usize = 4096;
 /// Rows in one transaction at most: a burst must not make its first caller wait for its last.
 const GROUP: usize = 64;
 /// Enough for SQLite's deepest call, little enough to be cheap.
@@ -60,12 +63,7 @@ fn write(
     ops: &mpsc::Receiver<Op>,
     grown: &mpsc::SyncSender<()>,
 ) {
-    let path = &places.database;
-    let log = {
-        let mut name = path.as_os_str().to_owned();
-        name.push("-wal");
-        PathBuf::from(name)
-    };
+    let mut log = 0;
     while let Ok(first) = ops.recv() {
         let mut group = vec![first];
         group.extend(ops.try_iter().take(GROUP - 1));
@@ -74,29 +72,48 @@ fn write(
                 mirror::remove(&places.mirror, id);
             }
         }
-        let result = commit(connection, &group).map_err(|why| failed(path, &why));
-        for op in group {
-            match op {
-                Op::Save { id, record, done, .. } => {
-                    done(result.clone());
-                    mirror::write(&places.mirror, &id, &record);
+        log += group.iter().map(logged).sum::<usize>();
+        match commit(connection, &group) {
+            Ok(rows) => {
+                for (op, rows) in group.into_iter().zip(rows) {
+                    if let Op::Save { id, record, done, .. } = op {
+                        done(Ok(rows));
+                        mirror::write(&places.mirror, &id, &record);
+                    } else {
+                        op.done()(Ok(rows));
+                    }
                 }
-                Op::Forget { done, .. } | Op::Settle { done, .. } => done(result.clone()),
+            }
+            Err(why) => {
+                let why = failed(&places.database, &why);
+                group.into_iter().for_each(|op| op.done()(Err(why.clone())));
             }
         }
-        if std::fs::metadata(&log).is_ok_and(|m| m.len() > CHECKPOINT_ABOVE) {
-            let _ = grown.try_send(());
+        if log > CHECKPOINT_ABOVE && grown.try_send(()).is_ok() {
+            log = 0;
         }
     }
 }
 
-fn commit(connection: &Connection, group: &[Op]) -> Result<(), rusqlite::Error> {
+/// About how much an operation adds to the log: pages are logged whole.
+fn logged(op: &Op) -> usize {
+    let pages = |bytes: usize| PAGE * (1 + bytes.div_ceil(PAGE));
+    match op {
+        Op::Save { record, leftovers, .. } => {
+            pages(record.len()) + leftovers.iter().map(|l| pages(l.len())).sum::<usize>()
+        }
+        Op::Forget { .. } | Op::Settle { .. } => pages(0),
+    }
+}
+
+/// Commits all of them or none. Gives for each the rows of what it left over.
+fn commit(connection: &Connection, group: &[Op]) -> Result<Vec<Vec<LeftoverId>>, rusqlite::Error> {
     connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-    let written = group.iter().try_for_each(|op| apply(connection, op));
-    let ended = match written {
-        Ok(()) => connection.prepare_cached("COMMIT")?.execute([]).map(|_| ()),
-        Err(why) => Err(why),
-    };
+    let written: Result<Vec<_>, _> = group.iter().map(|op| apply(connection, op)).collect();
+    let ended = written.and_then(|rows| {
+        connection.prepare_cached("COMMIT")?.execute([])?;
+        Ok(rows)
+    });
     if ended.is_err() && !connection.is_autocommit() {
         // The failure is what is reported; a failed roll-back ends with the next BEGIN.
         let _ = connection.execute_batch("ROLLBACK");
@@ -104,19 +121,24 @@ fn commit(connection: &Connection, group: &[Op]) -> Result<(), rusqlite::Error> 
     ended
 }
 
-fn apply(connection: &Connection, op: &Op) -> Result<(), rusqlite::Error> {
-    let save_leftovers = |leftovers: &[Vec<u8>]| -> Result<(), rusqlite::Error> {
-        for leftover in leftovers {
+fn apply(connection: &Connection, op: &Op) -> Result<Vec<LeftoverId>, rusqlite::Error> {
+    let save_leftovers = |leftovers: &[Vec<u8>]| {
+        let save = |leftover| {
             connection
                 .prepare_cached("INSERT INTO leftovers (leftover) VALUES (?1)")?
                 .execute([leftover])?;
-        }
-        Ok(())
+            Ok(connection.last_insert_rowid())
+        };
+        leftovers.iter().map(save).collect()
     };
     match op {
         Op::Save { id, record, leftovers, .. } => {
+            // In its old place: a replaced row would be a new one in the table and in its index.
             connection
-                .prepare_cached("INSERT OR REPLACE INTO pods (id, record) VALUES (?1, ?2)")?
+                .prepare_cached(
+                    "INSERT INTO pods (id, record) VALUES (?1, ?2)
+                     ON CONFLICT (id) DO UPDATE SET record = excluded.record",
+                )?
                 .execute(params![id, record])?;
             save_leftovers(leftovers)
         }
@@ -124,10 +146,12 @@ fn apply(connection: &Connection, op: &Op) -> Result<(), rusqlite::Error> {
             connection.prepare_cached("DELETE FROM pods WHERE id = ?1")?.execute([id])?;
             save_leftovers(leftovers)
         }
-        Op::Settle { leftover, .. } => connection
-            .prepare_cached("DELETE FROM leftovers WHERE id = ?1")?
-            .execute([leftover])
-            .map(|_| ()),
+        Op::Settle { leftover, .. } => {
+            connection
+                .prepare_cached("DELETE FROM leftovers WHERE id = ?1")?
+                .execute([leftover])?;
+            Ok(Vec::new())
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use berth_pod::record::{Leftover, PodRecord, PodWish, Slot};
 use berth_pod::spec::{
     Admitted, PidMode, PodName, PodNamespaces, PodOrNode, SandboxSpec, StringMap,
 };
-use berth_records::{Error, Records, Save};
+use berth_records::{Error, LeftoverId, Records, Save};
 
 fn spec() -> Admitted<SandboxSpec> {
     let name =
@@ -43,13 +43,17 @@ fn pod(n: u8) -> PodRecord {
     PodRecord::new(SandboxId::from_random([n; 32]), "boot".into(), spec(), "crun".into(), 42)
 }
 
-fn save(records: &Records, record: &PodRecord, leftovers: &[Leftover]) -> Result<(), Error> {
+fn save(
+    records: &Records,
+    record: &PodRecord,
+    leftovers: &[Leftover],
+) -> Result<Vec<LeftoverId>, Error> {
     let (tell, told) = mpsc::channel();
     records.save(&Save { record, leftovers }, move |result| tell.send(result).unwrap());
     told.recv().unwrap()
 }
 
-fn forget(records: &Records, id: &SandboxId) -> Result<(), Error> {
+fn forget(records: &Records, id: &SandboxId) -> Result<Vec<LeftoverId>, Error> {
     let (tell, told) = mpsc::channel();
     records.forget(id, &[], move |result| tell.send(result).unwrap());
     told.recv().unwrap()
@@ -101,11 +105,12 @@ fn leftovers_are_saved_with_the_record_and_go_when_they_are_settled() {
         record: Arc::new(record.clone()),
     };
     let (records, _) = Records::open(&path, path.parent().unwrap()).unwrap();
-    save(&records, &record, std::slice::from_ref(&leftover)).unwrap();
+    let named = save(&records, &record, &[leftover.clone(), leftover.clone()]).unwrap();
+    records.settle(named[1]); // known at once, not only after the next start
     drop(records);
     let (records, loaded) = Records::open(&path, path.parent().unwrap()).unwrap();
     let [(row, saved)] = loaded.leftovers.as_slice() else { panic!("{:?}", loaded.leftovers) };
-    assert_eq!(*saved, leftover);
+    assert_eq!((*row, saved), (named[0], &leftover));
     records.settle(*row);
     drop(records);
     assert!(Records::open(&path, path.parent().unwrap()).unwrap().1.leftovers.is_empty());
@@ -209,4 +214,38 @@ fn a_database_that_takes_nothing_is_said_so_and_the_next_save_works() {
     assert!(failed.to_string().contains("pods.db"), "{failed}");
     raw.execute_batch("ROLLBACK").unwrap();
     save(&records, &other, &[]).unwrap();
+}
+
+/// Fills a file system to its last byte.
+fn fill(dir: &Path) {
+    use std::io::Write as _;
+    let mut ballast = std::fs::File::create(dir.join("ballast")).unwrap();
+    while ballast.write(&[1; 4096]).is_ok_and(|written| written > 0) {}
+}
+
+#[test]
+fn records_open_on_a_disk_without_a_free_byte() {
+    use berth_sys::mounts::{self, Flags, Propagation};
+    berth_sys::namespace::unshare(&[berth_sys::namespace::Namespace::Mount]).unwrap();
+    mounts::set_propagation("/", Propagation::Private, true).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    mounts::mount("tmpfs", dir.path(), "tmpfs", Flags::empty(), "size=4m").unwrap();
+    let path = dir.path().join("pods.db");
+    let (records, _) = Records::open(&path, dir.path()).unwrap();
+    save(&records, &pod(1), &[]).unwrap();
+    drop(records);
+    fill(dir.path());
+    // As after a stop, and as after somebody has looked into it with a tool.
+    for gone in ["-none", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{gone}", path.display()));
+        fill(dir.path());
+        let (records, loaded) = Records::open(&path, dir.path()).unwrap();
+        assert_eq!(loaded.pods, [pod(1)]);
+        drop(records);
+    }
+    std::fs::remove_file(dir.path().join("ballast")).unwrap();
+    let (records, _) = Records::open(&path, dir.path()).unwrap();
+    assert!(dir.path().join("pods.db-spare").exists(), "there is room again");
+    drop(records);
+    mounts::unmount_all(dir.path()).unwrap();
 }

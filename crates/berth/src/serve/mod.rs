@@ -9,6 +9,7 @@ mod lock;
 mod logging;
 mod network_watch;
 mod notify;
+mod rest;
 mod services;
 mod socket;
 mod wire;
@@ -50,7 +51,10 @@ const STACK: usize = 1 << 20;
 const BLOCKING_THREADS: usize = 32;
 
 /// Heaps for all threads together: nothing here allocates so much that they would wait.
-const HEAPS: u16 = 2;
+const HEAPS: u16 = 1;
+
+/// A thread that has nothing to do keeps its stack for this long.
+const IDLE_THREAD: Duration = Duration::from_secs(1);
 
 /// Runs the daemon until it is told to stop.
 pub(crate) fn run(path: Option<&Path>) -> anyhow::Result<()> {
@@ -68,6 +72,7 @@ pub(crate) fn run(path: Option<&Path>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
         .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(IDLE_THREAD)
         .thread_stack_size(STACK)
         .thread_name("berth")
         .enable_all()
@@ -81,7 +86,7 @@ pub(crate) fn run(path: Option<&Path>) -> anyhow::Result<()> {
 
 /// Nothing here computes: more threads than this only add stacks.
 fn workers() -> usize {
-    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8)
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4)
 }
 
 async fn serve(config: &Config, path: Option<&Path>, level: &Level) -> anyhow::Result<()> {

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use berth_cgroup::Cgroups;
 use berth_cni::{Network, Rendered};
-use berth_cri::{Condition, Cri, Handler, Parts};
+use berth_cri::{Condition, Conditions, Cri, Handler, Parts};
 use berth_image::Store;
 use berth_lifecycle::{Node, Settings};
 use berth_oci::facts::{HandlerFacts, NodeFacts};
 use berth_proto::node::v1::node_server::NodeServer;
 
 use super::network_watch::NetworkWatch;
+use super::rest::Rest;
 use crate::config::{Config, HandlerConfig};
 use crate::facts::{self, RuntimeFacts};
 use crate::find;
@@ -73,9 +74,11 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
     .await
     .context("cannot take up the pods of this node")?;
     // Its probes are jobs: they begin when the jobs of before have been killed.
-    let watch = NetworkWatch::start(Arc::clone(&network)).await;
-    let conditions: Arc<dyn Fn() -> Vec<Condition> + Send + Sync> =
-        Arc::new(move || vec![runtime_ready(), watch.condition()]);
+    let watch = NetworkWatch::start(Arc::clone(&network));
+    let conditions: Conditions = Arc::new(move || {
+        let watch = watch.clone();
+        Box::pin(async move { vec![runtime_ready(), watch.condition().await] })
+    });
     let calls = Calls::default();
     let cri = Cri::new(Parts {
         node: node.clone(),
@@ -86,19 +89,13 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
         handlers: cri_handlers(config, &handlers),
         version: env!("CARGO_PKG_VERSION"),
         config: verbose_config(config),
-        conditions: {
-            let conditions = Arc::clone(&conditions);
-            Box::new(move || conditions())
-        },
+        conditions: Arc::clone(&conditions),
         set_pod_cidr: Box::new(move |cidr| set_pod_cidr(&network, cidr)),
         observe: {
-            let calls = calls.clone();
+            let (calls, rest) = (calls.clone(), Rest::start());
             Box::new(move |method, code, took| {
                 calls.count(method, code, took);
-                if method == "PullImage" {
-                    // What unpacking needed is worth more elsewhere.
-                    tokio::task::spawn_blocking(berth_sys::heap::trim);
-                }
+                rest.after(method);
             })
         },
     });
@@ -115,11 +112,12 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
 
 async fn handlers(config: &Config) -> anyhow::Result<Vec<Found>> {
     let mut found = Vec::new();
+    let memory = config.state.join("runtimes.json");
     for (name, handler) in &config.handlers {
         let shim = find::program(&handler.shim, &format!("handlers.{name}.shim"))?;
         let key = format!("handlers.{name}.runtime");
         let runtime = find::oci_runtime(handler.runtime.as_deref(), &key)?;
-        let facts = facts::runtime(&runtime).await;
+        let facts = facts::runtime(&runtime, &memory).await;
         tracing::info!(
             handler = name,
             shim = %shim.display(),

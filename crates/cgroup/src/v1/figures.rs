@@ -8,13 +8,22 @@ use crate::error::Result;
 use crate::files::{self, field};
 use crate::io::{self, DeviceIo};
 use crate::path::CgroupPath;
-use crate::stats::{Cpu, Memory, Pids, Stats, Swap, Throttling};
+use crate::stats::{Cpu, Memory, Pids, Stats, Swap, Throttling, Usage};
 use crate::{Controller, Layout};
 
 pub(super) fn stats(v1: &V1, path: &CgroupPath) -> Result<Stats> {
+    let Usage { at, cpu_ns, memory, swap } = usage(v1, path)?;
+    let cpu = match (v1.place(path, Controller::Cpuacct), cpu_ns) {
+        (Some(directory), Some(usage_ns)) => Some(cpu(&directory, usage_ns)?),
+        _ => None,
+    };
+    Ok(Stats { at, cpu, memory, swap, pids: pids(v1, path)? })
+}
+
+pub(super) fn usage(v1: &V1, path: &CgroupPath) -> Result<Usage> {
     let at = SystemTime::now();
-    let cpu = match v1.place(path, Controller::Cpuacct) {
-        Some(directory) => Some(cpu(&directory)?),
+    let cpu_ns = match v1.place(path, Controller::Cpuacct) {
+        Some(directory) => Some(files::number(&directory.join("cpuacct.usage"))?),
         None => None,
     };
     let (memory, swap) = match v1.place(path, Controller::Memory) {
@@ -24,16 +33,12 @@ pub(super) fn stats(v1: &V1, path: &CgroupPath) -> Result<Stats> {
         }
         None => (None, None),
     };
-    let pids = match v1.place(path, Controller::Pids) {
-        Some(directory) => pids(&directory)?,
-        None => None,
-    };
-    Ok(Stats { at, cpu, memory, swap, pids })
+    Ok(Usage { at, cpu_ns, memory, swap })
 }
 
-fn cpu(directory: &Path) -> Result<Cpu> {
+fn cpu(directory: &Path, usage_ns: u64) -> Result<Cpu> {
     Ok(Cpu {
-        usage_ns: files::number(&directory.join("cpuacct.usage"))?,
+        usage_ns,
         user_ns: files::number_if_there(&directory.join("cpuacct.usage_user"))?.unwrap_or(0),
         system_ns: files::number_if_there(&directory.join("cpuacct.usage_sys"))?.unwrap_or(0),
     })
@@ -41,30 +46,70 @@ fn cpu(directory: &Path) -> Result<Cpu> {
 
 fn memory(directory: &Path) -> Result<(Memory, Option<Swap>)> {
     let usage: u64 = files::number(&directory.join("memory.usage_in_bytes"))?;
-    let limit = files::limit_if_there(&directory.join("memory.limit_in_bytes"))?;
-    let (memory, swapped) = files::read(&directory.join("memory.stat"), |text| {
-        let of = |key| field(text, key).unwrap_or(0);
-        let memory = Memory {
-            usage,
-            working_set: usage.saturating_sub(of("total_inactive_file")),
-            rss: of("total_rss"),
-            page_faults: of("total_pgfault"),
-            major_page_faults: of("total_pgmajfault"),
-            limit,
-        };
-        (memory, field(text, "total_swap"))
-    })?;
-    let both = files::limit_if_there(&directory.join("memory.memsw.limit_in_bytes"))?;
-    // `total_swap` is there exactly where the kernel accounts for swap.
-    let swap = swapped.map(|usage| Swap {
+    let stat = files::read(&directory.join("memory.stat"), Stat::parse)?;
+    // Where nothing limits it from above either, it has no limit of its own.
+    let own = |limit_from_above: Option<u64>, name: &str| match limit_from_above {
+        Some(limit) if files::limits(limit) => files::limit_if_there(&directory.join(name)),
+        _ => Ok(None),
+    };
+    let limit = own(stat.limit_from_above, "memory.limit_in_bytes")?;
+    let memory = Memory {
         usage,
-        limit: both.map(|both| both.saturating_sub(limit.unwrap_or(0).min(both))),
-    });
-    Ok((memory, swap))
+        working_set: usage.saturating_sub(stat.inactive_file),
+        rss: stat.rss,
+        page_faults: stat.page_faults,
+        major_page_faults: stat.major_page_faults,
+        limit,
+    };
+    // Swap is told exactly where the kernel accounts for it.
+    let Some(usage) = stat.swap else { return Ok((memory, None)) };
+    let both = own(stat.limit_of_both_from_above, "memory.memsw.limit_in_bytes")?;
+    let limit = both.map(|both| both.saturating_sub(limit.unwrap_or(0).min(both)));
+    Ok((memory, Some(Swap { usage, limit })))
 }
 
-fn pids(directory: &Path) -> Result<Option<Pids>> {
-    let Some(current) = files::number_if_there(&directory.join("pids.current"))? else {
+/// What is read of memory.stat: long, and read for every container of a list.
+#[derive(Default)]
+struct Stat {
+    limit_from_above: Option<u64>,
+    limit_of_both_from_above: Option<u64>,
+    inactive_file: u64,
+    rss: u64,
+    page_faults: u64,
+    major_page_faults: u64,
+    swap: Option<u64>,
+}
+
+impl Stat {
+    fn parse(text: &str) -> Self {
+        let mut stat = Self::default();
+        for (key, value) in files::lines(text) {
+            match key {
+                "hierarchical_memory_limit" => stat.limit_from_above = Some(value),
+                "hierarchical_memsw_limit" => stat.limit_of_both_from_above = Some(value),
+                "total_inactive_file" => stat.inactive_file = value,
+                "total_rss" => stat.rss = value,
+                "total_pgfault" => stat.page_faults = value,
+                "total_pgmajfault" => stat.major_page_faults = value,
+                "total_swap" => stat.swap = Some(value),
+                _ => {}
+            }
+        }
+        stat
+    }
+}
+
+/// How many tasks there are.
+pub(super) fn tasks(v1: &V1, path: &CgroupPath) -> Result<Option<u64>> {
+    match v1.place(path, Controller::Pids) {
+        Some(directory) => files::number_if_there(&directory.join("pids.current")),
+        None => Ok(None),
+    }
+}
+
+fn pids(v1: &V1, path: &CgroupPath) -> Result<Option<Pids>> {
+    let (Some(directory), Some(current)) = (v1.place(path, Controller::Pids), tasks(v1, path)?)
+    else {
         return Ok(None);
     };
     Ok(Some(Pids { current, limit: files::limit_if_there(&directory.join("pids.max"))? }))

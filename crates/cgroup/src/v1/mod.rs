@@ -12,7 +12,7 @@ use crate::members::Remaining;
 use crate::oom::OomWatch;
 use crate::path::CgroupPath;
 use crate::resources::Resources;
-use crate::stats::{Stats, Throttling};
+use crate::stats::{Stats, Throttling, Usage};
 use crate::{Controller, Extent, Layout, Version, files, kill, members};
 
 /// The v1 hierarchies of this machine.
@@ -134,6 +134,14 @@ impl Layout for V1 {
 
     fn stats(&self, path: &CgroupPath) -> Result<Stats> {
         figures::stats(self, path)
+    }
+
+    fn usage(&self, path: &CgroupPath) -> Result<Usage> {
+        figures::usage(self, path)
+    }
+
+    fn tasks(&self, path: &CgroupPath) -> Result<Option<u64>> {
+        figures::tasks(self, path)
     }
 
     fn throttling(&self, path: &CgroupPath) -> Result<Option<Throttling>> {

@@ -6,31 +6,48 @@ use std::time::SystemTime;
 use crate::error::Result;
 use crate::files::{self, field};
 use crate::io::{self, DeviceIo, Pressure, Pressures};
-use crate::stats::{Cpu, Memory, Pids, Stats, Swap, Throttling};
+use crate::stats::{Cpu, Memory, Pids, Stats, Swap, Throttling, Usage};
 
 const NS_PER_US: u64 = 1000;
 
 pub(super) fn stats(directory: &Path) -> Result<Stats> {
+    let cpu = cpu(directory)?;
+    let Usage { at, memory, swap, .. } = beside(cpu, directory)?;
+    let pids = match tasks(directory)? {
+        Some(current) => {
+            Some(Pids { current, limit: files::limit_if_there(&directory.join("pids.max"))? })
+        }
+        None => None,
+    };
+    Ok(Stats { at, cpu: Some(cpu), memory, swap, pids })
+}
+
+pub(super) fn usage(directory: &Path) -> Result<Usage> {
+    beside(cpu(directory)?, directory)
+}
+
+fn beside(cpu: Cpu, directory: &Path) -> Result<Usage> {
     let at = SystemTime::now();
-    // cpu.stat is there with its three times even without the cpu controller: its absence means
-    // that the cgroup is gone.
-    let cpu = files::read(&directory.join("cpu.stat"), |text| {
-        let of = |key| field(text, key).unwrap_or(0).saturating_mul(NS_PER_US);
-        Cpu { usage_ns: of("usage_usec"), user_ns: of("user_usec"), system_ns: of("system_usec") }
-    })?;
     let swap = match files::number_if_there(&directory.join("memory.swap.current"))? {
         Some(usage) => {
             Some(Swap { usage, limit: files::limit_if_there(&directory.join("memory.swap.max"))? })
         }
         None => None,
     };
-    let pids = match files::number_if_there(&directory.join("pids.current"))? {
-        Some(current) => {
-            Some(Pids { current, limit: files::limit_if_there(&directory.join("pids.max"))? })
-        }
-        None => None,
-    };
-    Ok(Stats { at, cpu: Some(cpu), memory: memory(directory)?, swap, pids })
+    Ok(Usage { at, cpu_ns: Some(cpu.usage_ns), memory: memory(directory)?, swap })
+}
+
+/// cpu.stat is there with its three times even without the cpu controller: its absence means that
+/// the cgroup is gone.
+fn cpu(directory: &Path) -> Result<Cpu> {
+    files::read(&directory.join("cpu.stat"), |text| {
+        let of = |key| field(text, key).unwrap_or(0).saturating_mul(NS_PER_US);
+        Cpu { usage_ns: of("usage_usec"), user_ns: of("user_usec"), system_ns: of("system_usec") }
+    })
+}
+
+pub(super) fn tasks(directory: &Path) -> Result<Option<u64>> {
+    files::number_if_there(&directory.join("pids.current"))
 }
 
 fn memory(directory: &Path) -> Result<Option<Memory>> {

@@ -14,7 +14,7 @@ use crate::members::Remaining;
 use crate::oom::OomWatch;
 use crate::path::CgroupPath;
 use crate::resources::Resources;
-use crate::stats::{Stats, Throttling};
+use crate::stats::{Stats, Throttling, Usage};
 use crate::{Controller, Extent, Layout, Version, files, kill};
 
 /// The v2 hierarchy of this machine.
@@ -115,6 +115,14 @@ impl Layout for V2 {
 
     fn stats(&self, path: &CgroupPath) -> Result<Stats> {
         figures::stats(&path.under(&self.root))
+    }
+
+    fn usage(&self, path: &CgroupPath) -> Result<Usage> {
+        figures::usage(&path.under(&self.root))
+    }
+
+    fn tasks(&self, path: &CgroupPath) -> Result<Option<u64>> {
+        figures::tasks(&path.under(&self.root))
     }
 
     fn throttling(&self, path: &CgroupPath) -> Result<Option<Throttling>> {

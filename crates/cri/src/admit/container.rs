@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use berth_pod::spec::{Admitted, ContainerName, ContainerSpec, ImageAsked, SandboxSpec, Stdin};
 use berth_proto::cri::v1 as cri;
-use prost::Message as _;
 
 use super::{Refusal, Rules, check, digest, mounts, resources, security, signal};
 
@@ -54,7 +53,7 @@ pub fn admit_container(
         )?,
         security: security::admit(&linux.security_context.unwrap_or_default(), pod)?,
     };
-    Ok(Admitted { spec, digest: digest::digest("", config), original: config.encode_to_vec() })
+    Ok(Admitted { spec, digest: digest::digest("", config), original: Vec::new() })
 }
 
 fn name(metadata: Option<&cri::ContainerMetadata>) -> Result<ContainerName, Refusal> {

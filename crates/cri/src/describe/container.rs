@@ -26,43 +26,43 @@ pub(crate) fn container_state(container: &ContainerView) -> cri::ContainerState 
 
 /// An entry of ListContainers.
 pub(crate) fn container_entry(container: &ContainerView) -> cri::Container {
-    let spec = &container.spec.spec;
+    let (spec, held) = (container.spec(), container.image());
     cri::Container {
-        id: container.id.to_string(),
+        id: container.id().to_string(),
         pod_sandbox_id: container.sandbox.to_string(),
         metadata: Some(metadata(container)),
         image: Some(image(&spec.image)),
-        image_ref: container.image.image_ref.clone(),
+        image_ref: held.map(|held| held.facts.image_ref.clone()).unwrap_or_default(),
         state: container_state(container) as i32,
-        created_at: container.created_at,
+        created_at: container.record.created_at,
         labels: spec.labels.clone(),
         annotations: spec.annotations.clone(),
-        image_id: container.image.id.clone(),
+        image_id: held.map(|held| held.facts.id.clone()).unwrap_or_default(),
     }
 }
 
 /// The answer to ContainerStatus.
 pub(crate) fn container_status(container: &ContainerView) -> cri::ContainerStatus {
-    let spec = &container.spec.spec;
-    let exit = container.exit.as_ref();
+    let (spec, held) = (container.spec(), container.image());
+    let exit = container.exit();
     cri::ContainerStatus {
-        id: container.id.to_string(),
+        id: container.id().to_string(),
         metadata: Some(metadata(container)),
         state: container_state(container) as i32,
-        created_at: container.created_at,
-        started_at: container.started_at.unwrap_or_default(),
+        created_at: container.record.created_at,
+        started_at: container.record.started_at.unwrap_or_default(),
         finished_at: exit.map_or(0, |exit| exit.at),
         exit_code: exit.map_or(0, |exit| exit.code),
         image: Some(image(&spec.image)),
-        image_ref: container.image.image_ref.clone(),
+        image_ref: held.map(|held| held.facts.image_ref.clone()).unwrap_or_default(),
         reason: exit.map(|exit| exit.reason.clone()).unwrap_or_default(),
         message: exit.map(|exit| exit.message.clone()).unwrap_or_default(),
         labels: spec.labels.clone(),
         annotations: spec.annotations.clone(),
         mounts: spec.mounts.iter().map(mount).collect(),
         log_path: spec.log_path.as_deref().map(text).unwrap_or_default(),
-        resources: Some(resources(&container.resources)),
-        image_id: container.image.id.clone(),
+        resources: Some(resources(&container.record.resources)),
+        image_id: held.map(|held| held.facts.id.clone()).unwrap_or_default(),
         user: Some(user(container)),
         stop_signal: signal_to_cri(stop_signal(container)) as i32,
     }
@@ -70,25 +70,25 @@ pub(crate) fn container_status(container: &ContainerView) -> cri::ContainerStatu
 
 /// The name of a container, in CRI's words.
 pub(crate) fn metadata(container: &ContainerView) -> cri::ContainerMetadata {
-    let name = &container.spec.spec.name;
+    let name = &container.spec().name;
     cri::ContainerMetadata { name: name.name.clone(), attempt: name.attempt }
 }
 
 /// The signal in effect: the container's, or its image's, or SIGTERM.
 fn stop_signal(container: &ContainerView) -> i32 {
-    let asked = container.spec.spec.stop_signal;
-    asked.or_else(|| signal_from_image(&container.image.stop_signal)).unwrap_or(SIGTERM)
+    let asked = container.spec().stop_signal;
+    let of_image = || signal_from_image(&container.image()?.facts.stop_signal);
+    asked.or_else(of_image).unwrap_or(SIGTERM)
 }
 
 fn user(container: &ContainerView) -> cri::ContainerUser {
-    let user = &container.user;
-    cri::ContainerUser {
-        linux: Some(cri::LinuxContainerUser {
-            uid: user.uid.into(),
-            gid: user.gid.into(),
-            supplemental_groups: user.groups.iter().map(|gid| i64::from(*gid)).collect(),
-        }),
-    }
+    let user = container.image().map(|held| &held.user);
+    let linux = user.map(|user| cri::LinuxContainerUser {
+        uid: user.uid.into(),
+        gid: user.gid.into(),
+        supplemental_groups: user.groups.iter().map(|gid| i64::from(*gid)).collect(),
+    });
+    cri::ContainerUser { linux: Some(linux.unwrap_or_default()) }
 }
 
 fn image(asked: &ImageAsked) -> cri::ImageSpec {

@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 /// Of a sandbox.
 pub(crate) fn pod_info(pod: &PodView, runtime_type: &str) -> BTreeMap<String, String> {
     wrap(&json!({
-        "pid": pod.pid.unwrap_or_default(),
-        "config": pod.spec.spec,
-        "runtimeHandler": pod.handler,
+        "pid": pod.pid().unwrap_or_default(),
+        "config": pod.spec(),
+        "runtimeHandler": pod.record.handler,
         "runtimeType": runtime_type,
-        "networkNamespace": pod.netns,
-        "cgroup": pod.cgroup,
-        "notReadyBecause": pod.lost.as_ref().map(|lost| lost.reason()),
+        "networkNamespace": pod.netns(),
+        "cgroup": pod.cgroup(),
+        "notReadyBecause": pod.record.lost.as_ref().map(|lost| lost.reason()),
     }))
 }
 
@@ -26,13 +26,13 @@ pub(crate) fn container_info(
 ) -> BTreeMap<String, String> {
     wrap(&json!({
         "sandboxID": container.sandbox,
-        "pid": container.pid.unwrap_or_default(),
-        "config": container.spec.spec,
+        "pid": container.pid().unwrap_or_default(),
+        "config": container.spec(),
         "runtimeSpec": spec,
-        "snapshotKey": container.id,
+        "snapshotKey": container.id(),
         "snapshotter": "overlay",
         "runtimeType": runtime_type,
-        "cgroup": container.cgroup,
+        "cgroup": container.cgroup(),
     }))
 }
 

@@ -7,7 +7,11 @@ use berth_proto::cri::v1::{NamespaceMode, PodSandboxState};
 
 /// READY or not.
 pub(crate) fn pod_state(pod: &PodView) -> PodSandboxState {
-    if pod.ready { PodSandboxState::SandboxReady } else { PodSandboxState::SandboxNotready }
+    if pod.record.ready() {
+        PodSandboxState::SandboxReady
+    } else {
+        PodSandboxState::SandboxNotready
+    }
 }
 
 /// A name, in CRI's words.
@@ -22,12 +26,12 @@ pub(crate) fn pod_metadata(name: &PodName) -> cri::PodSandboxMetadata {
 
 /// An entry of ListPodSandbox. The handler is the one asked for: the kubelet compares it.
 pub(crate) fn pod_entry(pod: &PodView) -> cri::PodSandbox {
-    let spec = &pod.spec.spec;
+    let spec = pod.spec();
     cri::PodSandbox {
-        id: pod.id.to_string(),
+        id: pod.id().to_string(),
         metadata: Some(pod_metadata(&spec.name)),
         state: pod_state(pod) as i32,
-        created_at: pod.created_at,
+        created_at: pod.record.created_at,
         labels: spec.labels.clone(),
         annotations: spec.annotations.clone(),
         runtime_handler: spec.handler.clone(),
@@ -36,13 +40,13 @@ pub(crate) fn pod_entry(pod: &PodView) -> cri::PodSandbox {
 
 /// The answer to PodSandboxStatus.
 pub(crate) fn pod_status(pod: &PodView) -> cri::PodSandboxStatus {
-    let spec = &pod.spec.spec;
-    let mut ips = pod.ips.iter().map(ToString::to_string);
+    let spec = pod.spec();
+    let mut ips = pod.ips().iter().map(ToString::to_string);
     cri::PodSandboxStatus {
-        id: pod.id.to_string(),
+        id: pod.id().to_string(),
         metadata: Some(pod_metadata(&spec.name)),
         state: pod_state(pod) as i32,
-        created_at: pod.created_at,
+        created_at: pod.record.created_at,
         network: Some(cri::PodSandboxNetworkStatus {
             ip: ips.next().unwrap_or_default(),
             additional_ips: ips.map(|ip| cri::PodIp { ip }).collect(),

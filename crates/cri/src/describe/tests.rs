@@ -1,7 +1,10 @@
 use std::sync::Arc;
 
 use berth_lifecycle::{ContainerState, ContainerView, PodView};
-use berth_pod::record::{Exit, PodRecord};
+use berth_pod::record::{
+    CgroupFact, ContainerFact, ContainerRecord, Exit, FilesFact, ImageHeld, Lost, NamespacesFact,
+    NetworkFact, PodFact, PodRecord, SandboxFact, ShimFact, Slot, TaskFact,
+};
 use berth_pod::spec::{ImageFacts, ResolvedUser, Resources};
 use berth_pod::{ContainerId, SandboxId};
 use berth_proto::cri::v1 as cri;
@@ -28,22 +31,15 @@ fn pod(change: impl FnOnce(&mut cri::PodSandboxConfig)) -> PodView {
     change(&mut config);
     let id = SandboxId::from_random([1; 32]);
     let spec = admit_sandbox(Some(&config), "", &RULES).unwrap();
-    let record = PodRecord::new(id.clone(), String::new(), spec, "berth".into(), 5);
-    PodView {
-        id,
-        spec: Arc::clone(&record.spec),
-        handler: "berth".into(),
-        ready: true,
-        listed: true,
-        created_at: 5,
-        ips: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
-        cgroup: None,
-        netns: None,
-        pid: None,
-        lost: None,
-        containers: Vec::new(),
-        record: Arc::new(record),
-    }
+    let mut record = PodRecord::new(id, String::new(), spec, "berth".into(), 5);
+    let ips = vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+    record.hold(PodFact::Cgroup(CgroupFact::default()));
+    record.hold(PodFact::Namespaces(NamespacesFact::default()));
+    record.hold(PodFact::Files(FilesFact::default()));
+    record.hold(PodFact::Network(NetworkFact { ips }));
+    record.hold(PodFact::Shim(ShimFact::default()));
+    record.hold(PodFact::Sandbox(SandboxFact::default()));
+    PodView { record: Arc::new(record), listed: true, containers: Vec::new() }
 }
 
 fn container(change: impl FnOnce(&mut cri::ContainerConfig)) -> ContainerView {
@@ -59,24 +55,24 @@ fn container(change: impl FnOnce(&mut cri::ContainerConfig)) -> ContainerView {
     };
     change(&mut config);
     let pod = pod(|_| {});
+    let spec = admit_container(Some(&config), pod.spec(), &RULES).unwrap();
+    let mut record = ContainerRecord::new(ContainerId::from_random([2; 32]), spec, 7);
+    record.resources = Resources { cpu_shares: 512, memory_limit: 1 << 20, ..Resources::default() };
+    let facts = ImageFacts {
+        id: "sha256:aa".into(),
+        image_ref: "sha256:aa".into(),
+        stop_signal: "SIGQUIT".into(),
+        ..ImageFacts::default()
+    };
+    let user = ResolvedUser { uid: 1000, gid: 2000, groups: vec![1, 2], home: None };
+    record.hold(ContainerFact::Image(ImageHeld { facts, user }));
+    record.hold(ContainerFact::Cgroup("/x".into()));
+    record.hold(ContainerFact::Task(TaskFact { pid: 42, started_at: 8 }));
     ContainerView {
-        id: ContainerId::from_random([2; 32]),
-        sandbox: pod.id.clone(),
-        spec: Arc::new(admit_container(Some(&config), &pod.spec.spec, &RULES).unwrap()),
-        resources: Resources { cpu_shares: 512, memory_limit: 1 << 20, ..Resources::default() },
-        image: ImageFacts {
-            id: "sha256:aa".into(),
-            image_ref: "sha256:aa".into(),
-            stop_signal: "SIGQUIT".into(),
-            ..ImageFacts::default()
-        },
-        user: ResolvedUser { uid: 1000, gid: 2000, groups: vec![1, 2], home: None },
+        record: Arc::new(record),
+        sandbox: pod.id().clone(),
         state: ContainerState::Running,
-        created_at: 7,
-        started_at: Some(8),
-        exit: None,
-        pid: Some(42),
-        cgroup: "/x".into(),
+        rolled_back: None,
     }
 }
 
@@ -111,11 +107,12 @@ fn a_pods_status_says_what_was_asked_for_and_what_came_of_it() {
 #[test]
 fn a_lost_pod_is_not_ready_and_one_without_a_network_has_no_address() {
     let mut lost = pod(|_| {});
-    lost.ready = false;
-    lost.ips.clear();
+    let record = Arc::make_mut(&mut lost.record);
+    record.lost = Some(Lost::Reboot);
+    record.network = Slot::Absent;
     let entry = pod_entry(&lost);
     assert_eq!(entry.state, cri::PodSandboxState::SandboxNotready as i32);
-    assert_eq!(entry.id, lost.id.as_str());
+    assert_eq!(entry.id, lost.id().as_str());
     assert_eq!(pod_status(&lost).network.unwrap().ip, "");
 }
 
@@ -139,7 +136,7 @@ fn the_containers_own_signal_wins_and_sigterm_is_the_last_resort() {
     let own = container(|config| config.stop_signal = cri::Signal::Sigrtmin as i32);
     assert_eq!(container_status(&own).stop_signal, cri::Signal::Sigrtmin as i32);
     let mut none = container(|_| {});
-    none.image.stop_signal = String::new();
+    Arc::make_mut(&mut none.record).image = Slot::Absent;
     assert_eq!(container_status(&none).stop_signal, cri::Signal::Sigterm as i32);
 }
 
@@ -148,7 +145,7 @@ fn an_ended_container_says_how_and_when() {
     let mut ended = container(|_| {});
     ended.state = ContainerState::Exited;
     let (reason, message) = ("OOMKilled".to_owned(), "out of memory".to_owned());
-    ended.exit = Some(Exit { code: 137, at: 9, reason, message });
+    Arc::make_mut(&mut ended.record).exit = Some(Exit { code: 137, at: 9, reason, message });
     let status = container_status(&ended);
     assert_eq!(status.state, cri::ContainerState::ContainerExited as i32);
     assert_eq!((status.exit_code, status.finished_at), (137, 9));

@@ -17,9 +17,10 @@ pub(crate) async fn container_status(
     let mut info = BTreeMap::new();
     if request.verbose {
         // Status is answered even when the bundle that has the spec is gone.
-        let spec = node.runtime_spec(container.id.as_str()).await.unwrap_or_default();
+        let spec = node.runtime_spec(container.id().as_str()).await.unwrap_or_default();
         let spec = serde_json::from_slice(&spec).unwrap_or(Value::Null);
-        let handler = node.sandbox(container.sandbox.as_str()).map(|pod| pod.handler.clone());
+        let handler =
+            node.sandbox(container.sandbox.as_str()).map(|pod| pod.record.handler.clone());
         let runtime_type = cri.runtime_type(&handler.unwrap_or_default());
         info = describe::container_info(&container, &spec, runtime_type);
     }

@@ -11,8 +11,8 @@ pub(crate) async fn create_container(
 ) -> Result<cri::CreateContainerResponse, Error> {
     // The pod as it was run, not the copy in this request: the two could differ.
     let pod = cri.parts.node.sandbox(required("pod_sandbox_id", &request.pod_sandbox_id)?)?;
-    let rules = cri.rules(&pod.handler);
-    let admitted = admit::admit_container(request.config.as_ref(), &pod.spec.spec, &rules)?;
-    let id = cri.parts.node.create_container(pod.id.as_str(), admitted).await?;
+    let rules = cri.rules(&pod.record.handler);
+    let admitted = admit::admit_container(request.config.as_ref(), pod.spec(), &rules)?;
+    let id = cri.parts.node.create_container(pod.id().as_str(), admitted).await?;
     Ok(cri::CreateContainerResponse { container_id: id.to_string() })
 }

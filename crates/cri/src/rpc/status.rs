@@ -6,8 +6,9 @@ use berth_proto::cri::v1 as cri;
 
 use crate::{Cri, Handler};
 
-pub(crate) fn status(cri: &Cri, request: &cri::StatusRequest) -> cri::StatusResponse {
+pub(crate) async fn status(cri: &Cri, request: &cri::StatusRequest) -> cri::StatusResponse {
     let conditions = (cri.parts.conditions)()
+        .await
         .into_iter()
         .map(|condition| cri::RuntimeCondition {
             r#type: condition.name.to_owned(),

@@ -10,13 +10,13 @@ use crate::{Cri, describe};
 
 /// Reads a container's figures. One that is not running has attributes and a writable layer only.
 pub(crate) fn container_stats(cri: &Cri, container: &ContainerView) -> cri::ContainerStats {
-    let cgroup = is_alive(container).then_some(container.cgroup.as_str());
+    let cgroup = is_alive(container).then(|| container.cgroup()).flatten();
     let figures = Figures::read(&cri.parts.cgroups, cgroup);
-    let id = container.id.as_str();
+    let id = container.id().as_str();
     let rate = figures
         .cpu_time()
-        .and_then(|time| cri.samples.rate(id, figures.at, time, container.started_at));
-    let spec = &container.spec.spec;
+        .and_then(|time| cri.samples.rate(id, figures.at, time, container.record.started_at));
+    let spec = container.spec();
     cri::ContainerStats {
         attributes: Some(cri::ContainerAttributes {
             id: id.to_owned(),
@@ -54,7 +54,7 @@ pub(crate) fn forget_others(cri: &Cri) {
     if cri.samples.len() <= 2 * (containers.len() + pods.len()) {
         return;
     }
-    let mut live: HashSet<&str> = containers.iter().map(|c| c.id.as_str()).collect();
-    live.extend(pods.iter().map(|pod| pod.id.as_str()));
+    let mut live: HashSet<&str> = containers.iter().map(|c| c.id().as_str()).collect();
+    live.extend(pods.iter().map(|pod| pod.id().as_str()));
     cri.samples.retain(&live);
 }

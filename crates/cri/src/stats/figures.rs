@@ -2,14 +2,15 @@
 
 use std::time::UNIX_EPOCH;
 
-use berth_cgroup::{Cgroups, Pressure, Pressures, Stall, Stats};
+use berth_cgroup::{Cgroups, Pressure, Pressures, Stall, Usage};
 use berth_proto::cri::v1 as cri;
 
 /// What was read of one cgroup; empty when there is none.
 pub(super) struct Figures {
     /// When, ns since the epoch.
     pub(super) at: i64,
-    stats: Option<Stats>,
+    usage: Option<Usage>,
+    tasks: Option<u64>,
     pressures: Option<Pressures>,
 }
 
@@ -18,19 +19,27 @@ impl Figures {
     pub(super) fn read(cgroups: &Cgroups, path: Option<&str>) -> Self {
         // Absent before the start and after the exit: that is no error.
         let cgroup = path.and_then(|path| cgroups.at(path).ok());
-        let stats = cgroup.as_ref().and_then(|cgroup| cgroup.stats().ok());
-        let at = stats.map(|stats| stats.at.duration_since(UNIX_EPOCH).unwrap_or_default());
+        let usage = cgroup.as_ref().and_then(|cgroup| cgroup.usage().ok());
+        let at = usage.map(|usage| usage.at.duration_since(UNIX_EPOCH).unwrap_or_default());
         let at = at.and_then(|at| i64::try_from(at.as_nanos()).ok());
         Self {
             at: at.unwrap_or_else(crate::describe::now),
             pressures: cgroup.and_then(|cgroup| cgroup.pressures().ok().flatten()),
-            stats,
+            usage,
+            tasks: None,
         }
+    }
+
+    /// Reads a pod's cgroup, its number of tasks included.
+    pub(super) fn read_pod(cgroups: &Cgroups, path: Option<&str>) -> Self {
+        let cgroup = path.and_then(|path| cgroups.at(path).ok());
+        let tasks = cgroup.and_then(|cgroup| cgroup.tasks().ok().flatten());
+        Self { tasks, ..Self::read(cgroups, path) }
     }
 
     /// CPU time used so far.
     pub(super) fn cpu_time(&self) -> Option<u64> {
-        Some(self.stats?.cpu?.usage_ns)
+        self.usage?.cpu_ns
     }
 
     /// CPU; `rate` is what the samples say.
@@ -45,7 +54,7 @@ impl Figures {
 
     /// Memory.
     pub(super) fn memory(&self) -> cri::MemoryUsage {
-        let memory = self.stats.and_then(|stats| stats.memory);
+        let memory = self.usage.and_then(|usage| usage.memory);
         let available = memory.and_then(|m| Some(m.limit?.saturating_sub(m.working_set)));
         cri::MemoryUsage {
             timestamp: self.at,
@@ -61,7 +70,7 @@ impl Figures {
 
     /// Swap, where it is accounted for.
     pub(super) fn swap(&self) -> Option<cri::SwapUsage> {
-        let swap = self.stats?.swap?;
+        let swap = self.usage?.swap?;
         Some(cri::SwapUsage {
             timestamp: self.at,
             swap_available_bytes: swap.limit.map(|limit| number(limit.saturating_sub(swap.usage))),
@@ -76,8 +85,7 @@ impl Figures {
 
     /// Processes and threads.
     pub(super) fn processes(&self) -> cri::ProcessUsage {
-        let count = self.stats.and_then(|stats| stats.pids).map(|pids| pids.current);
-        cri::ProcessUsage { timestamp: self.at, process_count: count.map(number) }
+        cri::ProcessUsage { timestamp: self.at, process_count: self.tasks.map(number) }
     }
 }
 

@@ -1,6 +1,5 @@
 //! Figures of pods.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use berth_lifecycle::PodView;
@@ -8,7 +7,7 @@ use berth_proto::cri::v1 as cri;
 
 use super::container::{container_stats, is_alive};
 use super::figures::{Figures, number};
-use super::network::{self, Interface};
+use super::network::{self, Interface, Place};
 use crate::{Cri, describe};
 
 /// The interface that CNI attaches to the pod's own network.
@@ -16,20 +15,23 @@ const DEFAULT_INTERFACE: &str = "eth0";
 
 /// Reads the figures of these pods and all their containers.
 pub(crate) fn pod_stats(cri: &Cri, pods: &[Arc<PodView>]) -> Vec<cri::PodSandboxStats> {
-    let path = |pod: &Arc<PodView>| pod.netns.clone().filter(|_| pod.ready);
-    let paths: Vec<Option<PathBuf>> = pods.iter().map(path).collect();
-    let networks = network::read(paths);
+    let networks = network::read(pods.iter().map(|pod| place(pod)).collect());
     pods.iter().zip(networks).map(|(pod, network)| one(cri, pod, network)).collect()
 }
 
+fn place(pod: &PodView) -> Option<Place> {
+    let path = pod.netns().filter(|_| pod.record.ready())?.to_owned();
+    Some(Place { path, pids: pod.containers.iter().filter_map(|c| c.pid()).collect() })
+}
+
 fn one(cri: &Cri, pod: &PodView, network: Option<Vec<Interface>>) -> cri::PodSandboxStats {
-    let cgroup = pod.cgroup.as_deref().filter(|_| pod.ready);
-    let figures = Figures::read(&cri.parts.cgroups, cgroup);
-    let id = pod.id.as_str();
+    let cgroup = pod.cgroup().filter(|_| pod.record.ready());
+    let figures = Figures::read_pod(&cri.parts.cgroups, cgroup);
+    let id = pod.id().as_str();
     let rate = figures
         .cpu_time()
-        .and_then(|time| cri.samples.rate(id, figures.at, time, Some(pod.created_at)));
-    let spec = &pod.spec.spec;
+        .and_then(|time| cri.samples.rate(id, figures.at, time, Some(pod.record.created_at)));
+    let spec = pod.spec();
     // What does not run is no part of what the pod uses now.
     let alive = pod.containers.iter().filter(|container| is_alive(container));
     cri::PodSandboxStats {

@@ -23,8 +23,12 @@ const LAUNCH: Duration = Duration::from_secs(60);
 /// How long a shim may take to end after it was told to.
 const END: Duration = Duration::from_secs(5);
 
-/// v1: where a shim is a member, so that it is found, counted and killed.
-pub(crate) const LEAF: [Controller; 5] = [
+/// v1: where each shim has a leaf, so that it is found and killed with what it started. One in the
+/// memory controller would cost the kernel 16 KB, and nobody asks what a single shim takes.
+const LEAF: [Controller; 2] = [Controller::Freezer, Controller::Systemd];
+
+/// v1: where all shims together are members, and not of the daemon's own cgroup.
+pub(crate) const SHIMS: [Controller; 5] = [
     Controller::Memory,
     Controller::Cpu,
     Controller::Pids,
@@ -53,9 +57,21 @@ pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
     })
     .await?;
     let mut launch = launch(context, &handler.shim);
-    launch.cgroups = leaf.enter_files();
+    launch.cgroups = enter_files(context, &leaf)?;
     let answer = launch.start().await?;
     Ok(PodFact::Shim(adopt(context, &answer).await?))
+}
+
+/// The leaf's, and those of all shims where there is no leaf.
+fn enter_files(context: &Context, leaf: &Cgroup) -> Result<Vec<std::path::PathBuf>> {
+    let mut files = leaf.enter_files();
+    let shims = context.shared.cgroups.at(&context.layout().shims_cgroup())?.enter_files();
+    let above = |file: &std::path::Path| Some(file.parent()?.parent()?.to_owned());
+    let leaves: Vec<_> = files.iter().filter_map(|file| above(file)).collect();
+    files.extend(shims.into_iter().filter(|file| {
+        file.parent().is_some_and(|shims| !leaves.iter().any(|above| above == shims))
+    }));
+    Ok(files)
 }
 
 /// Connects to a shim that has answered, and learns which process it is.
@@ -147,6 +163,12 @@ pub(crate) async fn connection(context: &Context) -> Result<Shim> {
     let Some(fact) = context.record.shim.held() else {
         return failed(Kind::Unavailable, "the pod has no shim");
     };
+    // Several jobs of a pod want it at once after a restart.
+    let turn = context.shared.dial(id);
+    let _turn = turn.lock().await;
+    if let Some(shim) = context.shared.connected(id) {
+        return Ok(shim);
+    }
     let json = format!(
         r#"{{"version":{},"protocol":"ttrpc","address":{}}}"#,
         fact.version,

@@ -46,12 +46,16 @@ impl Machine {
         for id in self.container_ids() {
             let starting = Subject::Container(id.clone(), ContainerHolding::Task);
             let idle = self.busy(&starting) == Busy::Idle;
-            let Some(c) = self.record.containers.get_mut(&id) else { continue };
-            if !c.answered && c.wish == ContainerWish::Create {
+            let Some(c) = self.record.containers.get(&id) else { continue };
+            if !c.answered
+                && c.wish == ContainerWish::Create
+                && let Some(c) = self.record_mut().container_mut(&id)
+            {
                 c.failure.get_or_insert(why.clone());
                 c.wish = ContainerWish::Remove;
                 self.dirty = true;
             }
+            let Some(c) = self.record.containers.get(&id) else { continue };
             let starts = c.wish == ContainerWish::Run && c.exit.is_none();
             // A grace of its own ends with the pod.
             let stops = c.wish == ContainerWish::Stop && c.exit.is_none();
@@ -99,7 +103,7 @@ impl Machine {
         for step in steps {
             match step {
                 Step::Acquire(h) => {
-                    if let Some(c) = self.record.containers.get_mut(id) {
+                    if let Some(c) = self.record_mut().container_mut(id) {
                         c.set(h, true);
                     }
                     self.start_saved(on(h), Verb::Acquire);
@@ -114,8 +118,13 @@ impl Machine {
     /// A container that was stopped before it ran has ended too.
     fn end_unstarted(&mut self, id: &ContainerId, now: Nanos) {
         let busy = !self.nothing_under_way(Some(id));
-        let Some(c) = self.record.containers.get_mut(id) else { return };
-        if c.wish == ContainerWish::Stop && c.exit.is_none() && c.quiet() && !busy {
+        let Some(c) = self.record.containers.get(id) else { return };
+        if c.wish == ContainerWish::Stop
+            && c.exit.is_none()
+            && c.quiet()
+            && !busy
+            && let Some(c) = self.record_mut().container_mut(id)
+        {
             c.exit = Some(match &c.failure {
                 Some(failure) => Exit {
                     code: 128,
@@ -153,7 +162,7 @@ impl Machine {
         for step in steps {
             match step {
                 Step::Acquire(h) => {
-                    self.record.set(h, true);
+                    self.record_mut().set(h, true);
                     self.start_saved(Subject::Pod(h), Verb::Acquire);
                 }
                 Step::Release(h) => self.start_now(Subject::Pod(h), Verb::Release),
@@ -168,11 +177,15 @@ impl Machine {
         let busy = self.busy(&subject);
         let due = self.due(&subject, now);
         let failures = self.tries.get(&subject).map_or(0, |t| t.failures);
-        let Some(c) = self.record.containers.get_mut(id) else { return };
+        let Some(c) = self.record.containers.get(id) else { return };
         if !c.running() || c.wish < ContainerWish::Stop {
             return;
         }
-        let stop = c.stop.get_or_insert(Stop { kill_at: now, signalled: false });
+        let Some(stop) = c.stop else {
+            let stop = Stop { kill_at: now, signalled: false };
+            self.set_stop(id, stop);
+            return self.signals(id, now);
+        };
         if now >= stop.kill_at {
             let terminating = self.jobs.get(&subject).is_some_and(|r| r.verb == Verb::Terminate);
             if busy == Busy::Idle && due {
@@ -181,8 +194,14 @@ impl Machine {
                 self.abort(&subject);
             }
         } else if !stop.signalled && busy == Busy::Idle {
-            stop.signalled = true;
+            self.set_stop(id, Stop { signalled: true, ..stop });
             self.start_saved(subject, Verb::Terminate);
+        }
+    }
+
+    fn set_stop(&mut self, id: &ContainerId, stop: Stop) {
+        if let Some(c) = self.record_mut().container_mut(id) {
+            c.stop = Some(stop);
         }
     }
 
@@ -240,7 +259,7 @@ impl Machine {
                 format!("container {id} was removed before this call was done"),
             )
         });
-        self.record.containers.remove(id);
+        self.record_mut().containers.remove(id);
         self.update_again.remove(id);
         self.unclaimed.remove(&Some(id.clone()));
         self.tries.retain(|s, _| s.container() != Some(id));
@@ -267,7 +286,7 @@ impl Machine {
             if waiting.is_empty() {
                 self.leave_unclaimed(None, now);
             } else {
-                self.record.answered = true;
+                self.record_mut().answered = true;
                 self.dirty = true;
                 self.unclaimed.remove(&None);
             }
@@ -303,7 +322,7 @@ impl Machine {
 
     fn answer_container(&mut self, id: &ContainerId, now: Nanos) {
         let stuck = self.tries.keys().any(|s| s.container() == Some(id));
-        let Some(c) = self.record.containers.get_mut(id) else { return };
+        let Some(c) = self.record.containers.get(id) else { return };
         let created = c.created() && !c.answered && c.wish == ContainerWish::Create;
         let started = c.running() || c.started_at.is_some();
         let (exit, failure) = (c.exit.clone(), c.failure.clone());
@@ -311,7 +330,7 @@ impl Machine {
             let waiting = self.take_waiters(|w| *w == Wait::Created(id.clone()));
             if waiting.is_empty() {
                 self.leave_unclaimed(Some(id), now);
-            } else if let Some(c) = self.record.containers.get_mut(id) {
+            } else if let Some(c) = self.record_mut().container_mut(id) {
                 c.answered = true;
                 self.dirty = true;
                 self.unclaimed.remove(&Some(id.clone()));
@@ -351,11 +370,11 @@ impl Machine {
         self.dirty = true;
         match id {
             None => {
-                self.record.failure = Some(failure);
+                self.record_mut().failure = Some(failure);
                 self.wish(PodWish::Remove);
             }
             Some(id) => {
-                if let Some(c) = self.record.containers.get_mut(id) {
+                if let Some(c) = self.record_mut().container_mut(id) {
                     c.failure = Some(failure);
                     c.wish = ContainerWish::Remove;
                 }

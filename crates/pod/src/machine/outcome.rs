@@ -16,10 +16,10 @@ impl Machine {
             Outcome::Aborted => return,
             Outcome::Failed(failure) => return self.failed(job, failure, false, now),
             Outcome::Living(failure) => return self.failed(job, failure, true, now),
-            Outcome::Pod(fact) => self.record.hold(fact),
+            Outcome::Pod(fact) => self.record_mut().hold(fact),
             Outcome::Container(fact) => {
                 if let Some(c) = job.subject.container()
-                    && let Some(c) = self.record.containers.get_mut(c)
+                    && let Some(c) = self.record_mut().container_mut(c)
                 {
                     c.hold(fact);
                 }
@@ -36,9 +36,9 @@ impl Machine {
 
     fn done_with(&mut self, job: &Job, now: Nanos) {
         match (&job.subject, job.verb) {
-            (Subject::Pod(h), _) => self.record.set(*h, false),
+            (Subject::Pod(h), _) => self.record_mut().set(*h, false),
             (Subject::Container(id, h), _) => {
-                if let Some(c) = self.record.containers.get_mut(id) {
+                if let Some(c) = self.record_mut().container_mut(id) {
                     c.set(*h, false);
                 }
             }
@@ -46,7 +46,7 @@ impl Machine {
                 if self.update_again.remove(id) {
                     return;
                 }
-                if let Some(c) = self.record.containers.get_mut(id) {
+                if let Some(c) = self.record_mut().container_mut(id) {
                     c.changing = None;
                 }
                 for (token, _) in self.take_waiters(|w| *w == Wait::Updated(id.clone())) {
@@ -64,7 +64,7 @@ impl Machine {
 
     fn exited(&mut self, job: &Job, exit: Exit) {
         let Some(id) = job.subject.container().cloned() else { return };
-        if let Some(c) = self.record.containers.get_mut(&id)
+        if let Some(c) = self.record_mut().container_mut(&id)
             && c.exit.is_none()
         {
             c.exit = Some(exit);
@@ -75,7 +75,7 @@ impl Machine {
 
     fn lost(&mut self, lost: Lost) {
         if self.record.lost.is_none() {
-            self.record.lost = Some(lost);
+            self.record_mut().lost = Some(lost);
         }
     }
 
@@ -100,7 +100,7 @@ impl Machine {
 
     pub(super) fn creation_failed(&mut self, failure: Failure) {
         if self.record.failure.is_none() {
-            self.record.failure = Some(failure);
+            self.record_mut().failure = Some(failure);
         }
         self.wish(PodWish::Remove);
         self.dirty = true;
@@ -113,7 +113,7 @@ impl Machine {
         failure: Failure,
     ) {
         self.dirty = true;
-        let Some(c) = self.record.containers.get_mut(id) else { return };
+        let Some(c) = self.record_mut().container_mut(id) else { return };
         if c.failure.is_none() {
             c.failure = Some(failure);
         }
@@ -125,7 +125,7 @@ impl Machine {
 
     pub(super) fn update_failed(&mut self, id: &ContainerId, failure: &Failure) {
         self.update_again.remove(id);
-        if let Some(c) = self.record.containers.get_mut(id)
+        if let Some(c) = self.record_mut().container_mut(id)
             && let Some(before) = c.changing.take()
         {
             c.resources = before;
@@ -183,7 +183,7 @@ impl Machine {
             error: failure.message,
             since,
             boot_id: self.record.boot_id.clone(),
-            record: Arc::new(self.record.clone()),
+            record: Arc::clone(&self.record),
         });
         self.tries.remove(subject);
         self.done_with(&Job { subject: subject.clone(), verb: Verb::Release }, now);

@@ -1,5 +1,7 @@
 //! Calls: a verdict, then a wish and a waiter.
 
+use std::sync::Arc;
+
 use super::{Machine, Nanos, Reply, Request, Token, Wait};
 use crate::Kind;
 use crate::id::ContainerId;
@@ -33,18 +35,20 @@ impl Machine {
     /// A wish only ever grows.
     pub(super) fn wish(&mut self, wish: PodWish) {
         if self.record.wish < wish {
-            self.record.wish = wish;
+            self.record_mut().wish = wish;
             self.dirty = true;
         }
     }
 
     /// A stop whose remaining grace is the shorter of the two wins.
     pub(super) fn wish_stop(&mut self, id: &ContainerId, kill_at: Nanos, remove: bool) {
-        let Some(c) = self.record.containers.get_mut(id) else { return };
+        let Some(c) = self.record.containers.get(id) else { return };
         let wish = if remove { ContainerWish::Remove } else { ContainerWish::Stop };
         let stop = c.stop.unwrap_or(Stop { kill_at, signalled: false });
         let stop = Some(Stop { kill_at: stop.kill_at.min(kill_at), ..stop });
-        if c.wish < wish || c.stop != stop {
+        if (c.wish < wish || c.stop != stop)
+            && let Some(c) = self.record_mut().container_mut(id)
+        {
             c.wish = c.wish.max(wish);
             c.stop = stop;
             self.dirty = true;
@@ -97,7 +101,7 @@ impl Machine {
                 Some(failure) => self.refuse(token, failure),
                 None => {
                     let record = ContainerRecord::new(id.clone(), *spec, now);
-                    self.record.containers.insert(id.clone(), record);
+                    self.record_mut().containers.insert(id.clone(), Arc::new(record));
                     self.dirty = true;
                     self.waiters.push((token, Wait::Created(id)));
                 }
@@ -110,8 +114,8 @@ impl Machine {
         match verdict::start_container(&self.record, c) {
             Verdict::Refuse(failure) => self.refuse(token, failure),
             Verdict::Wait | Verdict::Anew => {
-                if let Some(c) = self.record.containers.get_mut(&id)
-                    && c.wish < ContainerWish::Run
+                if c.wish < ContainerWish::Run
+                    && let Some(c) = self.record_mut().container_mut(&id)
                 {
                     c.wish = ContainerWish::Run;
                     self.dirty = true;
@@ -142,10 +146,11 @@ impl Machine {
     }
 
     fn update(&mut self, token: Token, id: ContainerId, asked: Resources) {
-        let Some(c) = self.record.containers.get_mut(&id) else { return self.absent(token, &id) };
+        let Some(c) = self.record.containers.get(&id) else { return self.absent(token, &id) };
         match verdict::update_container(c) {
             Verdict::Refuse(failure) => self.refuse(token, failure),
             _ => {
+                let Some(c) = self.record_mut().container_mut(&id) else { return };
                 let changed = merged(&c.resources, asked);
                 let before = std::mem::replace(&mut c.resources, changed);
                 c.changing.get_or_insert(before);

@@ -339,7 +339,7 @@ impl Moment {
         for command in commands {
             match command {
                 Command::Save(generation, leftovers) => {
-                    let record = self.machine.as_ref().unwrap().record().clone();
+                    let record = self.machine.as_ref().unwrap().record().as_ref().clone();
                     self.pending = Some((generation, record, leftovers.len()));
                 }
                 Command::Start(job) => self.start(job),
