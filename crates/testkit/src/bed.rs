@@ -248,6 +248,8 @@ impl Bed {
     pub async fn start(&mut self) -> Result<()> {
         self.node.start_daemon()?;
         self.cri = self.node.cri().await?;
+        // It answers once the plugins have told theirs: a census finds none of them running.
+        self.cri.status().await?;
         Ok(())
     }
 }
