@@ -53,9 +53,11 @@ pub(crate) fn detect() -> Result<Cgroups> {
 }
 
 fn from_table(table: &Table) -> Result<Cgroups> {
+    // The kind first: whether a mount is covered costs a look at all others.
+    let of = |kind: &'static str| table.mounts().iter().filter(move |m| m.kind == kind);
     let seen = |mount: &&Mount| table.containing(&mount.point).is_some_and(|m| m.id == mount.id);
     let mut hierarchies: Vec<(PathBuf, Vec<Controller>)> = Vec::new();
-    for mount in table.mounts().iter().filter(seen).filter(|m| m.kind == "cgroup") {
+    for mount in of("cgroup").filter(seen) {
         let found: Vec<_> =
             mount.super_options.split(',').filter_map(Controller::from_v1).collect();
         // A hierarchy may be mounted at several places: the first is as good as any.
@@ -67,7 +69,7 @@ fn from_table(table: &Table) -> Result<Cgroups> {
     if hierarchies.iter().any(|(_, have)| have.iter().any(|c| *c != Controller::Systemd)) {
         return Ok(Cgroups { layout: Arc::new(v1::V1::new(hierarchies)) });
     }
-    let unified = table.mounts().iter().filter(seen).find(|m| m.kind == "cgroup2");
+    let unified = of("cgroup2").find(seen);
     let root = unified.ok_or(Error::NoHierarchy)?.point.clone();
     Ok(Cgroups { layout: Arc::new(v2::V2::new(root)) })
 }

@@ -170,8 +170,10 @@ impl Table {
 
     /// The topmost mount exactly at this path (absolute, without symbolic links).
     pub fn at(&self, path: impl AsRef<Path>) -> Option<&Mount> {
-        let path = path.as_ref();
-        self.mounts.iter().rev().find(|mount| mount.point == path)
+        // Once without a slash at its end, then compared as bytes: there may be thousands.
+        let path: PathBuf = path.as_ref().components().collect();
+        let path = path.as_os_str().as_bytes();
+        self.mounts.iter().rev().find(|mount| mount.point.as_os_str().as_bytes() == path)
     }
 
     /// The mount that a path (absolute, without symbolic links) lies on.
@@ -245,6 +247,7 @@ mod tests {
     fn the_last_mount_at_a_place_is_the_one_seen() {
         let table = Table::parse(SAMPLE).unwrap();
         assert_eq!(table.at("/dev").unwrap().id, 33);
+        assert_eq!(table.at("/dev/").unwrap().id, 33);
         assert_eq!(table.containing("/dev/null").unwrap().id, 33);
         assert_eq!(table.containing("/a b/cc").unwrap().id, 31);
         assert_eq!(table.containing("/etc/passwd").unwrap().id, 22);
