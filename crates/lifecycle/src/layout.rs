@@ -19,14 +19,14 @@ impl Layout<'_> {
         self.0.state_dir.join("bundles").join(id)
     }
 
-    /// What a sandbox has under the state directory: pinned namespaces and shm.
+    /// What a sandbox has under the state directory: pinned namespaces, files and shm.
     pub(crate) fn sandbox_state(&self, id: &SandboxId) -> PathBuf {
         self.0.state_dir.join("sandboxes").join(id.as_str())
     }
 
-    /// What a sandbox has on the disk: resolv.conf, hostname, hosts.
+    /// Its resolv.conf, hostname and hosts: no container reads them after a reboot.
     pub(crate) fn sandbox_files(&self, id: &SandboxId) -> PathBuf {
-        self.0.root_dir.join("sandboxes").join(id.as_str())
+        self.sandbox_state(id).join("files")
     }
 
     /// The root of a container's file system, where its shim mounts it.

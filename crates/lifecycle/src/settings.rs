@@ -11,7 +11,7 @@ use berth_oci::facts::{HandlerFacts, NodeFacts};
 pub struct Settings {
     /// State that a reboot may take: bundles, pinned namespaces, shm. `/run/berth`.
     pub state_dir: PathBuf,
-    /// State that outlives a reboot: records, files of pods. `/var/lib/berth`.
+    /// State that outlives a reboot: records, images. `/var/lib/berth`.
     pub root_dir: PathBuf,
     /// Where network namespaces are pinned. `/run/netns`.
     pub netns_dir: PathBuf,

@@ -29,7 +29,9 @@ pub(crate) fn mount(requests: &[MountRequest], root: &Path) -> Result<()> {
         return Ok(());
     }
     std::fs::create_dir_all(root).map_err(|e| Error::file("make", root, e))?;
-    unmount(root)?;
+    if mounts::is_mounted(root)? || !is_empty(root)? {
+        unmount(root)?;
+    }
     for request in requests {
         let target = match request.target.trim_start_matches('/') {
             "" => root.to_owned(),
@@ -48,12 +50,23 @@ pub(crate) fn mount(requests: &[MountRequest], root: &Path) -> Result<()> {
 pub(crate) fn unmount(root: &Path) -> Result<()> {
     match std::fs::canonicalize(root) {
         Ok(root) => {
-            mounts::unmount_below(root)?;
+            // Takes what is mounted below along. Only without it there may be anything else left,
+            // and then the table of mounts, which grows with the node, is worth reading.
+            mounts::unmount_all(&root)?;
+            if !is_empty(&root)? {
+                mounts::unmount_below(root)?;
+            }
             Ok(())
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Error::file("resolve", root, error)),
     }
+}
+
+fn is_empty(directory: &Path) -> Result<bool> {
+    let mut entries =
+        std::fs::read_dir(directory).map_err(|e| Error::file("list", directory, e))?;
+    Ok(entries.next().is_none())
 }
 
 fn mount_one(request: &MountRequest, target: &Path) -> Result<()> {

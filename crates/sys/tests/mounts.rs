@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use berth_sys::beneath::Beneath;
 use berth_sys::mountinfo::Table;
 use berth_sys::mounts::{self, Attributes, Flags, Options, Overlay, Propagation};
 use berth_sys::namespace::{self, Namespace};
@@ -62,6 +63,37 @@ impl Scratch {
 
 fn table() -> Table {
     Table::own().unwrap()
+}
+
+#[test]
+fn a_removal_enters_nothing_that_is_mounted() {
+    if !inside("a_removal_enters_nothing_that_is_mounted") {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (theirs, file) = (scratch.dir("theirs"), scratch.0.join("file"));
+    fs::write(theirs.join("data"), "x").unwrap();
+    fs::write(&file, "y").unwrap();
+    let root = Beneath::open_root(&scratch.0).unwrap();
+    let place = scratch.dir("tree/a/b");
+    assert!(!mounts::is_mounted(&place).unwrap());
+    assert!(!mounts::is_mounted(place.join("absent")).unwrap());
+    // Of the same file system, so only the mount tells it apart.
+    mounts::bind(&theirs, &place).unwrap();
+    assert!(mounts::is_mounted(&place).unwrap() && !mounts::is_mounted(&theirs).unwrap());
+    for tree in ["tree", "tree/a", "tree/a/b"] {
+        assert_eq!(root.remove_all(tree).unwrap_err().kind(), Kind::Busy, "{tree}");
+    }
+    mounts::unmount(&place).unwrap();
+    let name = scratch.dir("tree").join("name");
+    fs::write(&name, "").unwrap();
+    mounts::bind(&file, &name).unwrap();
+    assert_eq!(root.remove_all("tree").unwrap_err().kind(), Kind::Busy);
+    mounts::unmount(&name).unwrap();
+    root.remove_all("tree").unwrap();
+    assert!(!scratch.0.join("tree").exists());
+    assert_eq!(fs::read_to_string(theirs.join("data")).unwrap(), "x");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "y");
 }
 
 #[test]

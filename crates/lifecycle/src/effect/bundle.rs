@@ -12,7 +12,6 @@ use berth_oci::{container_spec, parse_profile, to_json};
 use berth_pod::record::ContainerFact;
 use berth_pod::spec::{ContainerSpec, Mount, MountSource, PidMode, Profile, Propagation};
 use berth_pod::{ContainerId, Kind};
-use berth_sys::mountinfo::Table;
 use rustix::fs::OFlags;
 use serde_json::{Value, json};
 
@@ -248,19 +247,14 @@ pub(super) async fn release(context: &Context, id: &ContainerId) -> Result<()> {
     clear(context, &context.layout().bundle(id.as_str())).await
 }
 
-/// Unmounts what remains below a bundle, strangers' mounts among it, and removes the bundle.
+/// Removes a bundle. What is still mounted in it, strangers' mounts perhaps, is in the way of that
+/// and not entered: then it is unmounted first, in a process of its own.
 pub(super) async fn clear(context: &Context, bundle: &Path) -> Result<()> {
-    let mounted = !Table::own()?.below(bundle).is_empty();
-    if mounted {
-        helper::call(context, "unmount", &json!({"below": bundle}), UNMOUNT).await?;
+    let (first, again) = (bundle.to_owned(), bundle.to_owned());
+    match blocking(move || files::remove(&first)).await {
+        Err(Trouble::Failed(why)) if why.kind == Kind::Busy => {}
+        done => return done,
     }
-    let bundle = bundle.to_owned();
-    blocking(move || {
-        // Never through a mount: what is below is then somebody's data.
-        if Table::own()?.below(&bundle).is_empty() {
-            return files::remove(&bundle);
-        }
-        failed(Kind::Busy, format!("something is still mounted below {}", bundle.display()))
-    })
-    .await
+    helper::call(context, "unmount", &json!({"below": bundle}), UNMOUNT).await?;
+    blocking(move || files::remove(&again)).await
 }

@@ -1,13 +1,15 @@
-//! resolv.conf, hostname and hosts on the disk, and /dev/shm: ours, so no child is needed.
+//! resolv.conf, hostname, hosts and /dev/shm: ours, so no child is needed.
 
 use std::path::{Path, PathBuf};
 
 use berth_oci::files::{hostname_file, resolv_conf};
+use berth_pod::Kind;
 use berth_pod::record::{FilesFact, PodFact};
 use berth_pod::spec::{PodOrNode, SandboxSpec};
+use berth_sys::beneath::Beneath;
 use berth_sys::mounts;
 
-use super::{Context, Result, blocking};
+use super::{Context, Result, blocking, failed};
 use crate::convert::Fail as _;
 
 /// A hosts file for a node that has none.
@@ -78,8 +80,7 @@ fn shm_options(context: &Context, spec: &SandboxSpec) -> String {
 
 fn mount_shm(shm: &PathBuf, options: &str) -> Result<()> {
     make(shm)?;
-    let there = berth_sys::mountinfo::Table::own()?;
-    if there.is_mount_point(shm) {
+    if mounts::is_mounted(shm)? {
         return Ok(()); // an earlier try has mounted it
     }
     let flags = mounts::Flags::NOSUID | mounts::Flags::NOEXEC | mounts::Flags::NODEV;
@@ -88,33 +89,29 @@ fn mount_shm(shm: &PathBuf, options: &str) -> Result<()> {
 
 pub(super) async fn release(context: &Context) -> Result<()> {
     let (id, layout) = (&context.record.id, context.layout());
-    let (directory, state) = (layout.sandbox_files(id), layout.sandbox_state(id));
+    let (files, state) = (layout.sandbox_files(id), layout.sandbox_state(id));
     blocking(move || {
         for name in ["shm", "layers"] {
             let mounted = state.join(name);
-            if mounted.exists() {
-                mounts::unmount_all(&mounted)?;
-            }
-            // Never through a mount: what is below is then the image store itself.
-            if !berth_sys::mountinfo::Table::own()?.below(&mounted).is_empty() {
-                let text = format!("something is still mounted below {}", mounted.display());
-                return super::failed(berth_pod::Kind::Busy, text);
-            }
+            mounts::unmount_all(&mounted)?;
             remove(&mounted)?;
         }
+        remove(&files)?;
         // It may hold pinned namespaces still: whoever empties it removes it.
         let _ = std::fs::remove_dir(&state);
-        remove(&directory)
+        Ok(())
     })
     .await
 }
 
-/// Removes a directory of ours; absent is fine.
+/// Removes a directory of ours; absent is fine. Busy if anything is mounted in it: whatever that is,
+/// the image store it may be, it is not entered.
 pub(super) fn remove(directory: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(directory) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(("remove", directory, e).fail().into())
-        }
+    let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else {
+        return failed(Kind::Broken, format!("{} is no directory of ours", directory.display()));
+    };
+    match Beneath::open_root(parent).and_then(|parent| parent.remove_all(name)) {
+        Err(why) if !why.is_not_found() => Err(why.into()),
         _ => Ok(()),
     }
 }

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use berth_pod::record::{ContainerFact, RootfsFact};
 use berth_pod::spec::{IdMapping, UserNamespace};
 use berth_pod::{ContainerId, Kind};
-use berth_sys::mountinfo::Table;
 use berth_sys::mounts::{self, Attributes};
 
 use super::{Context, Result, blocking, failed};
@@ -48,7 +47,7 @@ fn map_layers(layers: &Path, stage: &Path, namespace: Option<&Path>) -> Result<(
     let Some(namespace) = namespace else {
         return failed(Kind::Broken, "the pod's user namespace is not held");
     };
-    if Table::own()?.is_mount_point(stage) {
+    if mounts::is_mounted(stage)? {
         return Ok(()); // made for another container of this pod, or by an earlier try
     }
     std::fs::create_dir_all(stage).map_err(|e| ("make", stage, e).fail())?;

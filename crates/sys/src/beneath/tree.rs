@@ -1,11 +1,11 @@
 //! Whole trees beneath a root: listing, making parents, removing.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::Beneath;
@@ -19,7 +19,9 @@ impl Beneath {
     pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<OsString>> {
         let path = path.as_ref();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        self.resolve(path, flags, Mode::empty()).and_then(names).on_path("list", self.shown(path))
+        let entries = self.resolve(path, flags, Mode::empty()).and_then(entries);
+        let names = entries.map(|all| all.into_iter().map(|entry| entry.name).collect());
+        names.on_path("list", self.shown(path))
     }
 
     /// Makes a directory and those above it that are missing; what exists stays as it is.
@@ -46,7 +48,10 @@ impl Beneath {
     }
 
     /// Removes whatever `path` names, a directory with all in it. Symbolic links are removed, not
-    /// followed; absent is fine. Other file systems mounted within make it fail with Busy.
+    /// followed; absent is fine.
+    ///
+    /// Nothing that is mounted at it or within is entered or asked: there it stops and fails with
+    /// Busy. What came before in no order is gone then.
     pub fn remove_all(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let result = self.split(path).and_then(|(dir, name)| remove(dir, &name));
@@ -57,13 +62,20 @@ impl Beneath {
     }
 }
 
-fn names(dir: OwnedFd) -> rustix::io::Result<Vec<OsString>> {
+/// A name in a directory, and whether it is known to be no directory itself.
+struct Entry {
+    name: OsString,
+    plain: bool,
+}
+
+fn entries(dir: OwnedFd) -> rustix::io::Result<Vec<Entry>> {
     let mut found = Vec::new();
     for entry in Dir::new(dir)? {
         let entry = entry?;
         let name = entry.file_name();
         if name != c"." && name != c".." {
-            found.push(OsString::from_vec(name.to_bytes().to_vec()));
+            let plain = !matches!(entry.file_type(), FileType::Directory | FileType::Unknown);
+            found.push(Entry { name: OsString::from_vec(name.to_bytes().to_vec()), plain });
         }
     }
     Ok(found)
@@ -73,17 +85,18 @@ fn names(dir: OwnedFd) -> rustix::io::Result<Vec<OsString>> {
 struct Level {
     fd: OwnedFd,
     name: OsString,
-    rest: Vec<OsString>,
+    rest: Vec<Entry>,
 }
 
 /// Without recursion: a hostile image may nest deeper than a stack. Each level keeps a descriptor
 /// open, so the limit of open files bounds the depth (EMFILE).
 fn remove(parent: OwnedFd, name: &OsStr) -> rustix::io::Result<()> {
-    let Some(first) = unlink_or_open(parent.as_fd(), name)? else { return Ok(()) };
+    let first = Entry { name: name.to_owned(), plain: false };
+    let Some(first) = unlink_or_open(parent.as_fd(), first)? else { return Ok(()) };
     let mut open = vec![first];
     while let Some(level) = open.last_mut() {
         if let Some(next) = level.rest.pop() {
-            match unlink_or_open(level.fd.as_fd(), &next) {
+            match unlink_or_open(level.fd.as_fd(), next) {
                 Ok(Some(below)) => open.push(below),
                 Ok(None) | Err(Errno::NOENT) => {}
                 Err(errno) => return Err(errno),
@@ -99,16 +112,22 @@ fn remove(parent: OwnedFd, name: &OsStr) -> rustix::io::Result<()> {
     Ok(())
 }
 
-fn unlink_or_open(
-    dir: std::os::fd::BorrowedFd<'_>,
-    name: &OsStr,
-) -> rustix::io::Result<Option<Level>> {
-    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-        rustix::fs::unlinkat(dir, name, AtFlags::empty())?;
-        return Ok(None);
+/// Not stat(2), which would ask what is mounted there: the kernel says by itself what is a
+/// directory, and neither an unlink nor this open crosses to another mount.
+fn unlink_or_open(dir: BorrowedFd<'_>, entry: Entry) -> rustix::io::Result<Option<Level>> {
+    let Entry { name, plain } = entry;
+    if !plain {
+        let open =
+            || rustix::fs::openat2(dir, &name, DIRECTORY, Mode::empty(), ResolveFlags::NO_XDEV);
+        match rustix::io::retry_on_intr(open) {
+            Ok(fd) => {
+                let rest = entries(rustix::io::fcntl_dupfd_cloexec(&fd, 0)?)?;
+                return Ok(Some(Level { fd, name, rest }));
+            }
+            Err(Errno::NOTDIR | Errno::LOOP) => {}
+            Err(Errno::XDEV) => return Err(Errno::BUSY),
+            Err(errno) => return Err(errno),
+        }
     }
-    let fd = rustix::fs::openat(dir, name, DIRECTORY, Mode::empty())?;
-    let rest = names(rustix::io::fcntl_dupfd_cloexec(&fd, 0)?)?;
-    Ok(Some(Level { fd, name: name.to_owned(), rest }))
+    rustix::fs::unlinkat(dir, &name, AtFlags::empty()).map(|()| None)
 }

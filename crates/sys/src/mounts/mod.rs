@@ -114,6 +114,19 @@ pub fn detach(target: impl AsRef<Path>) -> Result<()> {
         .on_path("detach", target)
 }
 
+/// Whether something is mounted exactly at `target`, which is not followed if it is a symbolic link
+/// (statx(2), Linux 5.8). The file system there is not asked. Absent is no mount point.
+pub fn is_mounted(target: impl AsRef<Path>) -> Result<bool> {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    let target = target.as_ref();
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    match statx(CWD, target, flags, StatxFlags::empty()) {
+        Ok(stat) => Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+        Err(errno) => Err(Error::path("look for a mount at", target, errno)),
+    }
+}
+
 /// Detaches everything mounted exactly at `target`, layer by layer. Nothing there is fine.
 pub fn unmount_all(target: impl AsRef<Path>) -> Result<()> {
     let target = target.as_ref();
