@@ -17,9 +17,6 @@ pub(crate) enum Error {
     /// The request asks for what must not be.
     #[error("{what} {value:?}: {reason}")]
     Refused { what: &'static str, value: String, reason: &'static str },
-    /// A sysctl could not be written.
-    #[error("cannot write sysctl {name} = {value:?}: {source}")]
-    Sysctl { name: String, value: String, source: std::io::Error },
     /// The process that makes the namespaces failed.
     #[error("{message}")]
     Below { kind: String, message: String },
@@ -40,11 +37,6 @@ impl Error {
     pub(crate) fn kind(&self) -> String {
         let kind = match self {
             Self::Verb { .. } | Self::Request { .. } | Self::Refused { .. } => Kind::Invalid,
-            // There is no such parameter here, or none that may be written: the pod asks too much.
-            Self::Sysctl { source, .. } => match berth_sys::kind_of(source) {
-                Kind::NotFound | Kind::Denied => Kind::Invalid,
-                kind => kind,
-            },
             Self::Io { source, .. } => berth_sys::kind_of(source),
             Self::Below { kind, .. } => return kind.clone(),
             Self::System(error) => error.kind(),

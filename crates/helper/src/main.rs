@@ -12,7 +12,6 @@ mod mounts;
 mod namespaces;
 mod pause;
 mod stat;
-mod sysctl;
 
 use std::io::{Read, Write};
 use std::process::ExitCode;

@@ -20,14 +20,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use berth_sys::namespace::{self, Namespace};
+use berth_sys::namespace::{self, Furnishing, Namespace};
 use berth_sys::spawn::Child;
-use berth_sys::{Pid, Signal, fork, netdev, thread};
+use berth_sys::{Pid, Signal, fork, thread};
 use serde::{Deserialize, Serialize};
 
 use crate::Done;
 use crate::error::{Error, Result};
-use crate::sysctl;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -243,20 +242,12 @@ fn make(request: &Request, wait_for_maps: &mut dyn FnMut() -> Result<()>) -> Res
         // The owner of the namespaces is who may write their sysctls.
         thread::become_root()?;
     }
-    let rest: Vec<Namespace> =
-        kinds.iter().copied().filter(|kind| *kind != Namespace::User).collect();
-    if !rest.is_empty() {
-        namespace::unshare(&rest)?;
-    }
-    if let Some(hostname) = &request.hostname {
-        rustix::system::sethostname(hostname.as_bytes())
-            .map_err(|errno| Error::io(format!("set the hostname {hostname:?}"), errno))?;
-    }
-    let skipped = sysctl::write_all(&request.sysctls, &kinds)?;
-    if request.loopback {
-        netdev::loopback_up()?;
-    }
-    Ok(Made { skipped })
+    let furnishing = Furnishing {
+        hostname: request.hostname.as_deref(),
+        sysctls: &request.sysctls,
+        loopback: request.loopback,
+    };
+    Ok(Made { skipped: namespace::make(&kinds, &furnishing)? })
 }
 
 #[derive(Deserialize)]

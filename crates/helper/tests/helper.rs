@@ -196,7 +196,7 @@ fn nothing_stays_after_a_failure() {
     request["hostname"] = json!("fine");
     request["sysctls"] = json!({ "net.ipv4.no_such_thing": "1" });
     let (_, answer) = ask("namespaces", &request);
-    assert_eq!(answer["error"]["kind"], "not_found", "{answer}");
+    assert_eq!(answer["error"]["kind"], "invalid", "{answer}");
     assert!(answer["error"]["message"].as_str().unwrap().contains("no_such_thing"), "{answer}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "no pin is left");
 }

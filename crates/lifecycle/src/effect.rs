@@ -201,7 +201,7 @@ async fn act(context: &Context, job: &Job) -> Result<Outcome> {
 async fn acquire_pod(context: &Context, holding: PodHolding) -> Result<Outcome> {
     let fact = match holding {
         PodHolding::Cgroup => cgroup::acquire(context).await?,
-        PodHolding::Namespaces => context.abortable(namespaces::acquire(context)).await?,
+        PodHolding::Namespaces => namespaces::acquire(context).await?,
         PodHolding::Files => files::acquire(context).await?,
         PodHolding::Network => context.abortable(network::acquire(context)).await?,
         PodHolding::Shim => context.abortable(shim::acquire(context)).await?,

@@ -27,6 +27,7 @@ pub mod process;
 pub mod signal;
 pub mod small;
 pub mod spawn;
+pub mod sysctl;
 pub mod thread;
 
 pub use error::{Error, Kind, Result, kind_of};

@@ -1,5 +1,6 @@
 //! Namespaces: making, entering, pinning by bind mount.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -71,6 +72,39 @@ pub fn unshare(kinds: &[Namespace]) -> Result<()> {
     // of other threads invalid here; `flag()` yields CLONE_NEW* bits only.
     #[allow(unsafe_code)]
     unsafe { rustix::thread::unshare_unsafe(flags) }.on_thing("unshare", format!("{kinds:?}"))
+}
+
+/// What new namespaces are furnished with.
+#[derive(Clone, Copy, Debug)]
+pub struct Furnishing<'a> {
+    /// The host name, for a UTS namespace.
+    pub hostname: Option<&'a str>,
+    /// Sysctls by name (see [`crate::sysctl`]).
+    pub sysctls: &'a BTreeMap<String, String>,
+    /// Whether to bring `lo` up.
+    pub loopback: bool,
+}
+
+/// Moves the calling thread into new namespaces of these kinds and furnishes them; a user namespace
+/// among them is one that it is in already. Returns the sysctls that were left out.
+///
+/// A thread of a larger process should end with this: it is not where its siblings are any more.
+///
+/// # Errors
+/// Invalid if a sysctl belongs to none of them; else the kernel's answer.
+pub fn make(kinds: &[Namespace], furnishing: &Furnishing<'_>) -> Result<Vec<String>> {
+    let rest: Vec<_> = kinds.iter().copied().filter(|kind| *kind != Namespace::User).collect();
+    if !rest.is_empty() {
+        unshare(&rest)?;
+    }
+    if let Some(hostname) = furnishing.hostname {
+        rustix::system::sethostname(hostname.as_bytes()).on_thing("set the hostname", hostname)?;
+    }
+    let skipped = crate::sysctl::write_all(furnishing.sysctls, kinds)?;
+    if furnishing.loopback {
+        crate::netdev::loopback_up()?;
+    }
+    Ok(skipped)
 }
 
 /// Moves the calling thread into an existing namespace.

@@ -2,28 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use berth_sys::namespace::Namespace;
-use berth_sys::small;
 use rustix::fs::CWD;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result, kind_of};
+use crate::namespace::Namespace;
+use crate::small;
 
 /// A user namespace need not have the group ids of the usual range.
 const PING_GROUPS: &str = "net/ipv4/ping_group_range";
 
-/// Writes sysctls in the namespaces this process is in. Returns the names that were left out.
+/// Writes sysctls, by name and value, in the namespaces this thread is in. Returns the names that
+/// were left out: those that a user namespace of its own lacks the ids for.
 ///
 /// # Errors
-/// Refused if the sysctl belongs to none of `made`: it would change the node.
-pub(crate) fn write_all(
-    sysctls: &BTreeMap<String, String>,
-    made: &[Namespace],
-) -> Result<Vec<String>> {
+/// Invalid if a sysctl belongs to none of `made`, because it would change the node, and if the kernel
+/// has no such name or takes no such value.
+pub fn write_all(sysctls: &BTreeMap<String, String>, made: &[Namespace]) -> Result<Vec<String>> {
     let mut skipped = Vec::new();
     for (name, value) in sysctls {
         let path = path_of(name)?;
         if !namespace_of(&path).is_some_and(|kind| made.contains(&kind)) {
-            return Err(Error::Refused {
+            return Err(Error::Argument {
                 what: "sysctl",
                 value: name.clone(),
                 reason: "belongs to no namespace that is made here, so it would change the node",
@@ -38,9 +37,15 @@ pub(crate) fn write_all(
             {
                 skipped.push(name.clone());
             }
+            Err(source) if matches!(kind_of(&source), Kind::NotFound | Kind::Denied) => {
+                return Err(Error::Argument {
+                    what: "sysctl",
+                    value: name.clone(),
+                    reason: "the kernel has no such parameter there, or none that may be written",
+                });
+            }
             Err(source) => {
-                let (name, value) = (name.clone(), value.clone());
-                return Err(Error::Sysctl { name, value, source });
+                return Err(Error::on("write sysctl", format!("{name} = {value:?}"), source));
             }
         }
     }
@@ -71,7 +76,7 @@ fn path_of(name: &str) -> Result<String> {
     if path.split('/').all(plain) && !path.contains('\0') {
         return Ok(path);
     }
-    Err(Error::Refused {
+    Err(Error::Argument {
         what: "sysctl",
         value: name.to_owned(),
         reason: "is no name such as net.ipv4.ip_forward",
