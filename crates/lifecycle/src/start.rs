@@ -34,9 +34,9 @@ pub struct Parts {
     pub cgroups: Cgroups,
 }
 
-/// v1: where jobs are members, to be found and frozen.
-const JOBS: [Controller; 4] =
-    [Controller::Pids, Controller::Freezer, Controller::Systemd, Controller::Memory];
+/// v1: where jobs are members, to be found, frozen and killed. Each further hierarchy would be one
+/// more turn at the lock that all of the node's cgroups share, for each plugin that is run.
+const JOBS: [Controller; 1] = [Controller::Freezer];
 
 /// How long the CNI plugins of a dead daemon may take to end by themselves.
 const PLUGINS_END: Duration = Duration::from_secs(3);
@@ -84,7 +84,6 @@ fn furnish(settings: &Settings, cgroups: &Cgroups) -> Result<(), Error> {
         (state, "bundles"),
         (state, "sandboxes"),
         (state, "s"), // the sockets of our shims
-        (root, "sandboxes"),
         (root, "cni"),
     ];
     for directory in shared.map(|(above, name)| above.join(name)) {
