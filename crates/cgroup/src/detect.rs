@@ -1,9 +1,11 @@
 //! Which cgroup file systems this machine has.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use berth_sys::mountinfo::{Mount, Table};
+use berth_sys::mounts::is_mounted;
+use rustix::fs::FsWord;
 
 use crate::error::{Error, Result};
 use crate::{Cgroups, Controller, v1, v2};
@@ -47,9 +49,47 @@ impl Controller {
     }
 }
 
+/// Where cgroup file systems are mounted by everybody who has no reason not to.
+const USUAL: &str = "/sys/fs/cgroup";
+/// CGROUP_SUPER_MAGIC and CGROUP2_SUPER_MAGIC of linux/magic.h.
+const V1_MAGIC: FsWord = 0x0027_e0eb;
+const V2_MAGIC: FsWord = 0x6367_7270;
+
 /// v1 if any controller lives there: a v2 hierarchy beside it ("hybrid") then has leftovers only.
 pub(crate) fn detect() -> Result<Cgroups> {
-    from_table(&Table::own()?)
+    match usual() {
+        Some(cgroups) => Ok(cgroups),
+        None => from_table(&Table::own()?),
+    }
+}
+
+/// What is at the usual places, if all hierarchies are. Each shim looks at its start, and the table of
+/// mounts, which says it for any place, grows with the node.
+fn usual() -> Option<Cgroups> {
+    let of_kind = |directory: &Path, magic| {
+        let kind = rustix::fs::statfs(directory).map(|stat| stat.f_type);
+        kind == Ok(magic) && is_mounted(directory).unwrap_or(false)
+    };
+    let root = Path::new(USUAL);
+    if of_kind(root, V2_MAGIC) {
+        return Some(Cgroups { layout: Arc::new(v2::V2::new(root.to_owned())) });
+    }
+    let mut hierarchies = Vec::new();
+    // Lines such as `4:cpu,cpuacct:/path` and `1:name=systemd:/path` (cgroups(7)).
+    for line in std::fs::read_to_string("/proc/self/cgroup").ok()?.lines() {
+        let names = line.split(':').nth(1)?;
+        let found: Vec<_> = names.split(',').filter_map(Controller::from_v1).collect();
+        if found.is_empty() {
+            continue;
+        }
+        let directory = root.join(names.strip_prefix("name=").unwrap_or(names));
+        if !of_kind(&directory, V1_MAGIC) {
+            return None;
+        }
+        hierarchies.push((directory, found));
+    }
+    let any = hierarchies.iter().any(|(_, have)| have.iter().any(|c| *c != Controller::Systemd));
+    any.then(|| Cgroups { layout: Arc::new(v1::V1::new(hierarchies)) })
 }
 
 fn from_table(table: &Table) -> Result<Cgroups> {
@@ -78,6 +118,21 @@ fn from_table(table: &Table) -> Result<Cgroups> {
 mod tests {
     use super::*;
     use crate::Version;
+
+    #[test]
+    fn the_usual_places_are_what_the_table_says() {
+        let Some(found) = usual() else { return }; // this machine has them elsewhere
+        let table = from_table(&Table::own().unwrap()).unwrap();
+        assert_eq!(found.version(), table.version());
+        let (mut here, mut there) = (found.controllers(), table.controllers());
+        here.sort();
+        there.sort();
+        assert_eq!(here, there);
+        let memory = |cgroups: &Cgroups| {
+            cgroups.at("/no-such-cgroup").unwrap().directory(Controller::Memory)
+        };
+        assert_eq!(memory(&found), memory(&table));
+    }
 
     #[test]
     fn separate_joined_and_named_hierarchies_are_v1() {
