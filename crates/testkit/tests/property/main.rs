@@ -16,7 +16,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
-use berth_testkit::bed::{Bed, on_a_node_with};
+use berth_testkit::bed::{Bed, busybox, on_a_node_with};
+use berth_testkit::specs::Container;
 
 use crate::dice::Dice;
 use crate::levers::Levers;
@@ -38,7 +39,10 @@ fn random_calls_deaths_and_faults_break_no_promise() -> Result<()> {
 }
 
 async fn play(bed: &mut Bed, levers: &Arc<Levers>) -> Result<()> {
-    let (_, bystander) = bed.idle("bystander").await?;
+    let pod = bed.cri.run(&bed.pod("bystander")).await?;
+    // One process for longer than any run: the census knows it by its pid.
+    let program = Container::new("main", &busybox()).command(&["sleep", "1000000"]);
+    let bystander = bed.cri.launch(&pod, &program).await?;
     let untouched = bed.identity(&bystander).await?;
     // A daemon that adopted the bystander is what every later one is compared with.
     bed.crash().await?;
