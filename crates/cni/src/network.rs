@@ -107,26 +107,49 @@ impl Network {
         self.discovery.current().map_err(|absent| Error::NoNetwork(absent.to_string()))
     }
 
+    /// Takes down what an earlier ADD of this pod left unfinished; answers what one has completed for
+    /// the same netns. Not to be dropped before it answers: half a DEL leaves what no other DEL
+    /// finds.
+    ///
+    /// # Errors
+    /// A plugin failed twice.
+    pub async fn clear_way(&self, attachment: &Attachment) -> Result<Option<Attached>> {
+        let id = checked(&attachment.container_id)?;
+        let _no_gc = self.enter(Verb::Add, self.settings.deadlines.add).await?;
+        let Some(earlier) = self.load(id).await? else { return Ok(None) };
+        if let Some(attached) = adoptable(&earlier, &attachment.netns) {
+            return Ok(Some(attached));
+        }
+        // Bridge fails DEL of an ADD that died between the address and the masquerade rule, and
+        // has then taken away what made it fail: the second time it works.
+        if let Err(first) = self.take_down(earlier.clone()).await {
+            tracing::warn!("{first}: trying again");
+            self.take_down(earlier).await?;
+        }
+        Ok(None)
+    }
+
     /// ADD: attaches a pod, or takes over what an earlier try completed for the same netns. What an
-    /// earlier try left unfinished is taken down first.
+    /// earlier try left unfinished is taken down first: see [`Network::clear_way`].
     ///
     /// # Errors
     /// No network, a plugin failed or the pod got no address. [`Network::detach`] is due then.
     pub async fn attach(&self, attachment: &Attachment) -> Result<Attached> {
-        let id = checked(&attachment.container_id)?;
+        match self.clear_way(attachment).await? {
+            Some(attached) => Ok(attached),
+            None => self.attach_anew(attachment).await,
+        }
+    }
+
+    /// ADD for a pod of which nothing is there: [`Network::clear_way`] has been called. It may be
+    /// dropped half-way; [`Network::detach`] is due then.
+    ///
+    /// # Errors
+    /// As [`Network::attach`].
+    pub async fn attach_anew(&self, attachment: &Attachment) -> Result<Attached> {
+        checked(&attachment.container_id)?;
         let deadline = Instant::now() + self.settings.deadlines.add;
         let _no_gc = self.enter(Verb::Add, self.settings.deadlines.add).await?;
-        if let Some(earlier) = self.load(id).await? {
-            if let Some(attached) = adoptable(&earlier, &attachment.netns) {
-                return Ok(attached);
-            }
-            // Bridge fails DEL of an ADD that died between the address and the masquerade rule, and
-            // has then taken away what made it fail: the second time it works.
-            if let Err(first) = self.take_down(earlier.clone()).await {
-                tracing::warn!("{first}: trying again");
-                self.take_down(earlier).await?;
-            }
-        }
         let network = self.current()?;
         let mut entry = Entry::intent(&network, attachment, IF_NAME)?;
         entry = self.save(entry).await?;

@@ -27,6 +27,7 @@ use berth_sys::spawn::{Exit, Group, Spawn};
 
 pub use error::{Error, Result};
 use running::Running;
+pub use running::leave_running;
 use stream::{Captured, feed};
 pub use watch::watch;
 

@@ -1,6 +1,7 @@
 //! A child that runs: waited for by its pidfd, killed and reaped when dropped.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use berth_sys::spawn::{Child, Exit};
@@ -12,6 +13,15 @@ use crate::error::{Error, Result};
 
 /// How long a killed process may take to die before it is reported as remaining.
 const DEATH: Duration = Duration::from_secs(5);
+
+/// Whether this process is about to end.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Says that this process is about to end: from now on a job that is dropped goes on, as it would
+/// if the process were killed. Whoever comes after finds it, and lets it end or ends it.
+pub fn leave_running() {
+    ENDING.store(true, Ordering::Release);
+}
 
 /// A child and the watch on its pidfd. `None` once reaped or handed over.
 pub(crate) struct Running(Option<Watched>);
@@ -70,6 +80,9 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let Some(watched) = self.0.take() else { return };
+        if ENDING.load(Ordering::Acquire) {
+            return;
+        }
         kill_group(&watched.child);
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(watched.reap())),

@@ -203,7 +203,7 @@ async fn acquire_pod(context: &Context, holding: PodHolding) -> Result<Outcome> 
         PodHolding::Cgroup => cgroup::acquire(context).await?,
         PodHolding::Namespaces => namespaces::acquire(context).await?,
         PodHolding::Files => files::acquire(context).await?,
-        PodHolding::Network => context.abortable(network::acquire(context)).await?,
+        PodHolding::Network => network::acquire(context).await?,
         PodHolding::Shim => context.abortable(shim::acquire(context)).await?,
         PodHolding::Sandbox => context.abortable(sandbox::acquire(context)).await?,
     };

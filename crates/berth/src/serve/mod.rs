@@ -79,6 +79,8 @@ pub(crate) fn run(path: Option<&Path>) -> anyhow::Result<()> {
         .build()
         .context("cannot start the daemon's threads")?;
     let end = runtime.block_on(serve(&config, path, &level));
+    // Jobs go on and are fenced by the next daemon: half a DEL leaves what no other DEL finds.
+    berth_job::leave_running();
     // A thread that waits for the disk must not hold the end up: its work is saved or repeated.
     runtime.shutdown_background();
     end

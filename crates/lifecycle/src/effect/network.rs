@@ -7,11 +7,16 @@ use berth_pod::spec::{PodOrNode, Protocol, SandboxSpec};
 
 use super::{Context, Result, failed};
 
+/// What an earlier try left is taken down whatever happens; only the attachment itself is aborted.
 pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
     if context.record.spec.spec.namespaces.network == PodOrNode::Node {
         return Ok(PodFact::Network(NetworkFact::default()));
     }
-    let attached = context.shared.network.attach(&attachment(context)?).await?;
+    let (network, attachment) = (&context.shared.network, attachment(context)?);
+    let attached = match network.clear_way(&attachment).await? {
+        Some(attached) => attached,
+        None => context.abortable(async { Ok(network.attach_anew(&attachment).await?) }).await?,
+    };
     let ips = attached.ips.iter().map(|ip| ip.address.addr()).collect();
     Ok(PodFact::Network(NetworkFact { ips }))
 }
