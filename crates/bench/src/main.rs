@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::report::Report;
 use crate::report::document::publish;
@@ -124,6 +125,19 @@ fn main() -> Result<()> {
     }
 }
 
+/// From now on takes the signals that end the run, and waits for one: what the nodes hold must be
+/// given back then, too.
+fn signalled() -> Result<impl Future<Output = Result<()>>> {
+    let mut term = signal(SignalKind::terminate()).context("take SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("take SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => bail!("ended by SIGTERM"),
+            _ = interrupt.recv() => bail!("interrupted"),
+        }
+    })
+}
+
 impl Run {
     async fn run(self) -> Result<()> {
         if let Some(part) = self.only.iter().find(|part| !PARTS.contains(&part.as_str())) {
@@ -139,14 +153,20 @@ impl Run {
         let names = subjects.iter().map(|subject| subject.name.clone()).collect();
         let (report, amount) = (Report::new(names, self.held), self.amount());
         let mut bench = Bench { subjects, report, amount, parts: self.only.clone() };
-        if let Err(error) = bench.all().await {
+        let signalled = signalled()?;
+        let outcome = tokio::select! {
+            outcome = bench.all() => outcome,
+            signal = signalled => signal,
+        };
+        // What was measured before a failure is worth seeing, too.
+        let text = write(&bench.report.cells("berth"), Style::Plain);
+        std::io::stdout().lock().write_all(text.as_bytes()).context("write the table")?;
+        if let Err(error) = outcome {
             for node in bench.subjects.iter().filter_map(Subject::site).map(|site| &site.node) {
                 eprintln!("a daemon's log is {}; it ends:\n{}", node.keep_log(), node.log_tail());
             }
             return Err(error);
         }
-        let text = write(&bench.report.cells("berth"), Style::Plain);
-        std::io::stdout().lock().write_all(text.as_bytes()).context("write the table")?;
         bench.subjects.into_iter().try_for_each(Subject::close)?;
         machine.seconds = started.elapsed().as_secs_f64();
         machine.load_after = load();
