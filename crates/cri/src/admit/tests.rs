@@ -270,7 +270,10 @@ fn a_user_namespace_has_one_range_that_maps_root() {
     }
     let uids = format!("{at}.uids");
     refused_pod(&uids, set(userns(pod_mode, &[], &whole)));
-    refused_pod(&uids, set(userns(pod_mode, &[range(0, 1), range(1, 9)], &whole)));
+    let apart = cri::IdMapping { host_id: 200_000, ..range(1, 9) };
+    refused_pod(&uids, set(userns(pod_mode, &[range(0, 1), apart], &whole)));
+    let both = [range(0, 1), range(1, 9)];
+    refused_pod(&format!("{uids}[1]"), set(userns(pod_mode, &both, &whole)));
     refused_pod(&uids, set(userns(pod_mode, &[range(1, 65536)], &whole)));
     refused_pod(&format!("{uids}[0]"), set(userns(pod_mode, &[range(0, 0)], &whole)));
     refused_pod(&format!("{uids}[0]"), set(userns(pod_mode, &[range(0, u32::MAX)], &whole)));
