@@ -6,12 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use berth_cgroup::Cgroups;
 use berth_sys::Signal;
+use tokio::sync::Notify;
 
 use crate::bundle::{Config, Traces};
 use crate::console::Console;
@@ -28,6 +29,10 @@ use crate::stdio::{Ends, Owner, Stdio};
 /// Output of somebody who left the container's cgroup and still holds its pipe is not waited for
 /// longer than this.
 const DRAIN: Duration = Duration::from_secs(2);
+/// How much later than what ran in it the death of a container may be seen.
+const SOON: Duration = Duration::from_millis(100);
+/// How long what a failed creation left may take to be killed, and the runtime to forget it.
+const UNDO: Duration = Duration::from_secs(5);
 /// How long a signal waits for the program to have taken the runtime's place.
 const STARTED: Duration = Duration::from_secs(10);
 
@@ -73,11 +78,18 @@ pub(crate) struct Container {
     serial: AtomicU64,
     /// Kills for want of memory that were counted in cgroups of execs that are gone.
     counted: AtomicU64,
+    /// Somebody has asked for its death.
+    killed: AtomicBool,
 }
 
 impl Container {
-    /// Makes the container, up to its program's exec. What was made is unmade if it fails.
-    pub(crate) async fn create(request: ContainerRequest, shared: Shared) -> Result<Arc<Self>> {
+    /// Makes the container, up to its program's exec. What was made is unmade if it fails, or if
+    /// it is `killed` meanwhile.
+    pub(crate) async fn create(
+        request: ContainerRequest,
+        shared: Shared,
+        killed: &Notify,
+    ) -> Result<Arc<Self>> {
         if request.checkpoint.is_some() {
             let message = "restoring a container from a checkpoint is not implemented";
             return Err(Error::Unimplemented(message.to_owned()));
@@ -92,8 +104,12 @@ impl Container {
         traces.save(&request.bundle)?;
         rootfs::mount(&request.rootfs, &root)?;
         let (id, bundle) = (request.id.clone(), request.bundle.clone());
-        let runtime = Arc::clone(&shared.runtime);
-        match Self::make(request, shared, root.clone()).await {
+        let (runtime, cgroups) = (Arc::clone(&shared.runtime), shared.cgroups.clone());
+        let made = tokio::select! {
+            made = Self::make(request, shared, root.clone()) => made,
+            () = killed.notified() => Err(Error::Cancelled { id: id.clone() }),
+        };
+        match made {
             Ok(container) => {
                 let place = container.place().map(Place::path);
                 if place.is_some() && place != traces.cgroup {
@@ -107,7 +123,11 @@ impl Container {
             }
             Err(error) => {
                 // The caller learns why it failed; what cannot be undone now, `delete` will meet.
-                let _ = runtime.delete(&id, &bundle).await;
+                if let Some(place) = traces.cgroup.and_then(|path| Place::at(&cgroups, &path).ok())
+                {
+                    let _ = tokio::time::timeout(UNDO, place.settle()).await;
+                }
+                let _ = tokio::time::timeout(UNDO, runtime.delete(&id, &bundle)).await;
                 let _ = rootfs::unmount(&root);
                 Err(error)
             }
@@ -121,11 +141,9 @@ impl Container {
             false => None,
         };
         let runtime = &shared.runtime;
-        let handover = runtime.reaper().handover();
         let path = console.as_ref().map(Console::path);
-        let pid = runtime.create(&request.id, &request.bundle, path, streams).await?;
-        let init = Watched::adopt(runtime.reaper(), pid)?;
-        drop(handover);
+        let init = runtime.create(&request.id, &request.bundle, path, streams).await?;
+        let pid = init.pid();
         if let Some(console) = console {
             stdio.connect(console.terminal()?, &request.ends, Owner::Container).await?;
         }
@@ -140,6 +158,7 @@ impl Container {
             execs: Mutex::default(),
             serial: AtomicU64::new(0),
             counted: AtomicU64::new(0),
+            killed: AtomicBool::new(false),
             request,
             shared,
         })
@@ -179,6 +198,14 @@ impl Container {
 
     pub(crate) fn pid(&self) -> u32 {
         self.init.pid().as_raw_pid().cast_unsigned()
+    }
+
+    /// Whether init has ended, reported or not, or is about to: what is killed with a container
+    /// need not die in its order.
+    pub(crate) async fn ends_soon(&self) -> bool {
+        self.killed.load(Ordering::Relaxed)
+            || self.life.ended().is_some()
+            || tokio::time::timeout(SOON, self.init.over()).await.is_ok()
     }
 
     pub(crate) fn is_paused(&self) -> bool {
@@ -252,6 +279,9 @@ impl Container {
                 let (what, id) = ("start", self.id().to_owned());
                 return Err(Error::TimedOut { what, id, limit: STARTED });
             }
+        }
+        if wanted == Signal::KILL {
+            self.killed.store(true, Ordering::Relaxed);
         }
         let alive = self.init.signal(wanted)?;
         let place = self.place.as_ref();

@@ -24,6 +24,8 @@ pub enum Kind {
     Unimplemented,
     /// A limit of the machine is reached.
     Exhausted,
+    /// What it takes is missing or does not take writes now; it may come back.
+    Unavailable,
     /// Anything else.
     Broken,
 }
@@ -78,12 +80,32 @@ pub enum Error {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// A log cannot be opened.
+    #[error("open log {}: {source}: log_directory must be a directory, and log_path a file in it", path.display())]
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] berth_sys::Error),
     /// A cgroup did not do what was asked.
     #[error(transparent)]
     Cgroup(#[from] berth_cgroup::Error),
+    /// The OCI runtime cannot be run.
+    #[error(
+        "cannot run the OCI runtime to {verb} {id}: {source}: install it, or configure another"
+    )]
+    NoRuntime {
+        /// Its subcommand.
+        verb: &'static str,
+        /// The container.
+        id: String,
+        /// Where it failed, with the runtime's path.
+        source: berth_sys::Error,
+    },
     /// The OCI runtime failed.
     #[error("{runtime} {verb} {id} failed: {message}")]
     Runtime {
@@ -96,6 +118,43 @@ pub enum Error {
         /// The runtime's own last message.
         message: String,
     },
+    /// The OCI runtime failed while a file system that it writes to has no room.
+    #[error("{runtime} {verb} {id} failed: {message}; no room is left on {}", full.display())]
+    NoRoom {
+        /// The runtime's path.
+        runtime: String,
+        /// Its subcommand.
+        verb: &'static str,
+        /// The container.
+        id: String,
+        /// The runtime's own last message.
+        message: String,
+        /// A directory of that file system.
+        full: PathBuf,
+    },
+    /// The OCI runtime names a process that it did not make.
+    #[error(
+        "{runtime} {verb} {id} names pid {pid} as its process, which {problem}: \
+         it was left alone; check the runtime"
+    )]
+    Foreign {
+        /// The runtime's path.
+        runtime: String,
+        /// Its subcommand.
+        verb: &'static str,
+        /// The container.
+        id: String,
+        /// The pid that it named.
+        pid: i32,
+        /// Why it cannot be that one.
+        problem: &'static str,
+    },
+    /// Somebody ended it before it was made.
+    #[error("{id} was killed while it was being created")]
+    Cancelled {
+        /// The container.
+        id: String,
+    },
     /// Something took longer than it may.
     #[error("{what} {id}: not done within {} s", limit.as_secs())]
     TimedOut {
@@ -105,14 +164,6 @@ pub enum Error {
         id: String,
         /// The deadline.
         limit: Duration,
-    },
-    /// The log cannot be where it is to be: a directory is a file, or the other way round.
-    #[error("open log {}: {source}: log_directory must be a directory, and log_path a file in it", path.display())]
-    LogPlace {
-        /// The log.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
     },
     /// Processes that do not die.
     #[error("{id}: its processes do not go away: {who}")]
@@ -131,25 +182,27 @@ impl Error {
     /// What the failure means to the caller.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Invalid(_) | Self::Json { .. } | Self::LogPlace { .. } => Kind::Invalid,
+            Self::Invalid(_) | Self::Json { .. } => Kind::Invalid,
             Self::NotFound { .. } => Kind::NotFound,
             Self::Exists { .. } => Kind::Exists,
             Self::WrongState { .. } => Kind::WrongState,
-            Self::File { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound => Kind::NotFound,
-                io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory => Kind::Exhausted,
-                io::ErrorKind::TimedOut => Kind::TimedOut,
-                _ => Kind::Broken,
+            Self::File { source, .. } => of_file(source),
+            Self::Log { source, .. } => match berth_sys::kind_of(source) {
+                // What the caller named as a log can be none.
+                berth_sys::Kind::NotFound | berth_sys::Kind::Invalid | berth_sys::Kind::Exists => {
+                    Kind::Invalid
+                }
+                _ => of_file(source),
             },
-            Self::Kernel(error) => match error.kind() {
-                berth_sys::Kind::Invalid => Kind::Invalid,
-                berth_sys::Kind::NotFound => Kind::NotFound,
-                berth_sys::Kind::TimedOut => Kind::TimedOut,
-                berth_sys::Kind::Unimplemented => Kind::Unimplemented,
-                berth_sys::Kind::Exhausted => Kind::Exhausted,
-                _ => Kind::Broken,
+            Self::NoRuntime { source, .. } => match of_kernel(source.kind()) {
+                Kind::Exhausted => Kind::Exhausted,
+                _ => Kind::Unavailable,
             },
-            Self::Cgroup(_) | Self::Runtime { .. } => Kind::Broken,
+            Self::Kernel(error) => of_kernel(error.kind()),
+            Self::Cgroup(error) if error.kind() == berth_sys::Kind::Exhausted => Kind::Exhausted,
+            Self::NoRoom { .. } => Kind::Exhausted,
+            Self::Cancelled { .. } => Kind::WrongState,
+            Self::Cgroup(_) | Self::Runtime { .. } | Self::Foreign { .. } => Kind::Broken,
             Self::TimedOut { .. } => Kind::TimedOut,
             Self::Undying { .. } => Kind::WrongState,
             Self::Unimplemented(_) => Kind::Unimplemented,
@@ -170,5 +223,25 @@ impl Error {
         state: impl Into<String>,
     ) -> Self {
         Self::WrongState { attempted, id: id.into(), state: state.into() }
+    }
+}
+
+/// A file of our own that is not there does not mean that the container is not.
+fn of_file(source: &io::Error) -> Kind {
+    match of_kernel(berth_sys::kind_of(source)) {
+        kind @ (Kind::Exhausted | Kind::TimedOut | Kind::Unavailable) => kind,
+        _ => Kind::Broken,
+    }
+}
+
+fn of_kernel(kind: berth_sys::Kind) -> Kind {
+    match kind {
+        berth_sys::Kind::Invalid => Kind::Invalid,
+        berth_sys::Kind::NotFound => Kind::NotFound,
+        berth_sys::Kind::TimedOut => Kind::TimedOut,
+        berth_sys::Kind::Unimplemented => Kind::Unimplemented,
+        berth_sys::Kind::Exhausted => Kind::Exhausted,
+        berth_sys::Kind::ReadOnly => Kind::Unavailable,
+        _ => Kind::Broken,
     }
 }

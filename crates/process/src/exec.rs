@@ -4,11 +4,13 @@
 //! so that accounting is not split), because killing an exec means killing what it started, and a
 //! grandchild whose parent has died can be told from the container's own processes by nothing else.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use berth_sys::Signal;
+use tokio::sync::Notify;
 
 use crate::console::Console;
 use crate::container::Container;
@@ -17,7 +19,7 @@ use crate::place::{Place, SubPlace};
 use crate::process::{Ended, Life, Phase, Program, signal};
 use crate::pump::lock;
 use crate::reaper::Watched;
-use crate::runtime::ExecCall;
+use crate::runtime::{ExecCall, Scratch};
 use crate::stdio::{Ends, Owner, Stdio};
 
 /// Output of an exec that somebody else still holds open after its end is not waited for longer.
@@ -47,6 +49,9 @@ pub(crate) struct Exec {
     serial: u64,
     started: OnceLock<Started>,
     place: OnceLock<SubPlace>,
+    /// It was killed while the runtime was starting it.
+    doomed: AtomicBool,
+    doom: Notify,
 }
 
 #[derive(Debug)]
@@ -64,6 +69,8 @@ impl Exec {
             serial,
             started: OnceLock::new(),
             place: OnceLock::new(),
+            doomed: AtomicBool::new(false),
+            doom: Notify::new(),
         }
     }
 
@@ -85,29 +92,39 @@ impl Exec {
         if !self.life.pass(Phase::Ready, Phase::Starting) {
             return Err(Error::state("start", &self.id, "it has been started before"));
         }
-        match self.launch(container).await {
-            Ok(()) => Ok(self.pid()),
-            Err(error) => {
-                // A runtime that ran out of time may have got as far as a process.
-                if let Some(place) = self.place.get() {
-                    let _ = place.kill_all(&self.id).await;
-                }
-                self.life.drain(Duration::ZERO).await;
-                self.remove_place();
-                self.life.fail();
-                Err(error)
+        let pid_file = Scratch(container.bundle().join(format!("exec-{}.pid", self.serial)));
+        let launched = tokio::select! {
+            launched = self.launch(container, &pid_file.0) => launched,
+            () = self.doom.notified() => Err(Error::Cancelled { id: self.id.clone() }),
+        };
+        let error = match launched {
+            Err(error) if self.started.get().is_none() => error,
+            // There is a process, and an attendant that reports its end.
+            _ => {
+                self.life.pass(Phase::Starting, Phase::Running);
+                return launched.map(|()| self.pid());
             }
+        };
+        // A runtime that ran out of time may have got as far as a process.
+        if let Some(place) = self.place.get() {
+            let _ = place.kill_all(&self.id).await;
         }
+        self.life.drain(Duration::ZERO).await;
+        self.remove_place();
+        self.life.fail();
+        if container.ends_soon().await {
+            return Err(Error::state("exec in", container.id(), "it has ended"));
+        }
+        Err(error)
     }
 
-    async fn launch(self: &Arc<Self>, container: &Container) -> Result<()> {
+    async fn launch(self: &Arc<Self>, container: &Container, pid_file: &Path) -> Result<()> {
         let bundle = container.bundle();
         let (stdio, streams) = Stdio::open(&self.ends, Owner::Exec).await?;
         *lock(&self.life.stdio) = stdio;
         lock(&self.life.stdio).begin(container.buffers())?;
         let spec = Scratch(bundle.join(format!("exec-{}.json", self.serial)));
         std::fs::write(&spec.0, &self.process).map_err(|e| Error::file("write", &spec.0, e))?;
-        let pid_file = Scratch(bundle.join(format!("exec-{}.pid", self.serial)));
         let console = match self.ends.terminal {
             true => Some(Console::listen(container.socket(&format!("e{}", self.serial)))?),
             false => None,
@@ -118,7 +135,7 @@ impl Exec {
             id: container.id(),
             bundle,
             process: &spec.0,
-            pid_file: &pid_file.0,
+            pid_file,
             console: console.as_ref().map(Console::path),
             cgroup: sub.as_ref().and_then(SubPlace::argument),
         };
@@ -126,10 +143,8 @@ impl Exec {
         if let Some(sub) = sub {
             let _ = self.place.set(sub);
         }
-        let handover = container.runtime().reaper().handover();
-        let pid = container.runtime().exec(call, streams).await?;
-        let process = Watched::adopt(container.runtime().reaper(), pid)?;
-        drop(handover);
+        let process = container.runtime().exec(call, streams).await?;
+        let pid = process.pid();
         if let (false, Some(place)) = (told, self.place.get()) {
             place.take_in(pid);
         }
@@ -143,7 +158,6 @@ impl Exec {
         if let Some(program) = program {
             program.replaced(pid).await;
         }
-        self.life.pass(Phase::Starting, Phase::Running);
         Ok(())
     }
 
@@ -170,8 +184,17 @@ impl Exec {
     /// Sends a signal; SIGKILL goes to everything the exec has started, also after its own end.
     pub(crate) async fn kill(&self, number: u32) -> Result<()> {
         let wanted = signal(number)?;
+        let starting = self.life.phase() == Phase::Starting && self.started.get().is_none();
+        if wanted == Signal::KILL && starting {
+            // Whoever starts it gives it up: the runtime, which may hang, and what it has made.
+            self.doomed.store(true, Ordering::Relaxed);
+            self.doom.notify_one();
+        }
         if !self.life.past_start(STARTED).await && wanted != Signal::KILL {
             return Err(Error::TimedOut { what: "start", id: self.id.clone(), limit: STARTED });
+        }
+        if self.doomed.load(Ordering::Relaxed) && self.started.get().is_none() {
+            return Ok(());
         }
         let Some(started) = self.started.get() else {
             return Err(Error::state("signal", &self.id, "it has not been started"));
@@ -213,14 +236,5 @@ fn share_oom_score(init: u32, exec: u32) {
     {
         // A process that has ended already has no score to correct.
         let _ = std::fs::write(file(&exec.to_string()), score.to_string());
-    }
-}
-
-/// A file that is gone when its use is over.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
     }
 }

@@ -19,7 +19,7 @@ use berth_sys::spawn::Spawn;
 use berth_sys::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{self, Memory};
+use crate::command::{self, Said};
 use crate::error::{Error, Result};
 use crate::process::{Ended, Life};
 use crate::reaper::{Reaper, Watched};
@@ -80,7 +80,13 @@ impl Pause {
         }
         let handover = reaper.handover();
         let pid = fork(reaper, cgroup.as_ref(), request).await?;
-        let process = Watched::adopt(reaper, pid)?;
+        let process = Watched::adopt(reaper, pid)?.map_err(|problem| Error::Foreign {
+            runtime: request.helper.display().to_string(),
+            verb: VERB,
+            id: request.bundle.display().to_string(),
+            pid: pid.as_raw_pid(),
+            problem,
+        })?;
         drop(handover);
         let bundle = request.bundle.clone();
         let pause = Self { process, life: Life::new(Stdio::default()), bundle, cgroup };
@@ -165,13 +171,14 @@ async fn fork(
     request: &PauseRequest,
 ) -> Result<Pid> {
     let own = std::env::current_exe().map_err(|e| Error::file("find", "own program", e))?;
-    let (answer, said) = (Memory::new()?, Memory::new()?);
+    let (mut answer, stdout) = Said::new()?;
+    let (mut said, stderr) = Said::new()?;
     let mut program = Spawn::new(own)
         .arg(VERB)
         .arg(&request.helper)
         .cwd("/")
-        .stdout(answer.share()?)
-        .stderr(said.share()?)
+        .stdout(stdout)
+        .stderr(stderr)
         .cgroups(cgroup.map(Cgroup::enter_files).unwrap_or_default());
     if let Some(user) = &request.user {
         program = program.arg(user);
@@ -182,7 +189,7 @@ async fn fork(
         id: request.bundle.display().to_string(),
         message,
     };
-    match command::run(reaper, program, LIMIT).await? {
+    match said.during(answer.during(command::run(reaper, program, LIMIT))).await? {
         Some(0) => answer
             .last_line()
             .and_then(|line| line.trim().parse().ok())

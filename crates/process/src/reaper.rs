@@ -114,10 +114,26 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    /// Takes over a process that was handed to us; it may have exited already.
-    pub(crate) fn adopt(reaper: &Arc<Reaper>, pid: Pid) -> Result<Self> {
+    /// Takes over a process that was handed to us; it may have exited already. Whoever names it may
+    /// be wrong: it must be our child by now, and nobody else's affair.
+    pub(crate) fn adopt(
+        reaper: &Arc<Reaper>,
+        pid: Pid,
+    ) -> Result<std::result::Result<Self, &'static str>> {
+        let pidfd = match berth_sys::pidfd::open(pid) {
+            Err(error) if error.is_not_found() => return Ok(Err("is not there")),
+            opened => opened?,
+        };
+        // Read after the open: it cannot have come to name another process since.
+        let parent = berth_sys::process::stat(pid).map(|stat| stat.parent);
+        if parent.ok() != Some(rustix::process::getpid().as_raw_pid()) {
+            return Ok(Err("it did not start"));
+        }
+        if lock(&reaper.claims).claimed.contains(&pid) {
+            return Ok(Err("is another one's"));
+        }
         let claim = reaper.claim(pid);
-        Self::new(pid, berth_sys::pidfd::open(pid)?, claim)
+        Self::new(pid, pidfd, claim).map(Ok)
     }
 
     /// Watches a child that was just started.
@@ -139,16 +155,27 @@ impl Watched {
 
     /// Waits for the end of the process and reaps it; its exit code as shells show it.
     pub(crate) async fn exited(&self) -> u32 {
-        if self.pidfd.readable().await.is_err() {
-            return UNKNOWN;
-        }
-        let wait =
-            || waitid(WaitId::PidFd(std::os::fd::AsFd::as_fd(&self.pidfd)), WaitIdOptions::EXITED);
-        match rustix::io::retry_on_intr(wait) {
-            Ok(Some(status)) => code(&status),
+        self.over().await;
+        self.ended(|_| ())
+    }
+
+    /// Waits for the end of the process; its pid stays its own until [`Watched::ended`].
+    pub(crate) async fn over(&self) {
+        // An error is an end that nobody can see.
+        let _ = self.pidfd.readable().await;
+    }
+
+    /// Reaps the ended process after `first` has seen its exit code.
+    pub(crate) fn ended(&self, first: impl FnOnce(u32)) -> u32 {
+        let wait = |options| {
+            let pidfd = || WaitId::PidFd(std::os::fd::AsFd::as_fd(&self.pidfd));
+            let status =
+                rustix::io::retry_on_intr(|| waitid(pidfd(), options | WaitIdOptions::NOHANG));
             // Not our child: somebody between us and it still lives and will reap it.
-            Ok(None) | Err(_) => UNKNOWN,
-        }
+            status.ok().flatten().map_or(UNKNOWN, |status| code(&status))
+        };
+        first(wait(WaitIdOptions::EXITED | WaitIdOptions::NOWAIT));
+        wait(WaitIdOptions::EXITED)
     }
 
     /// Sends a signal. False if the process has been reaped.

@@ -13,14 +13,19 @@ use berth_sys::Pid;
 use berth_sys::spawn::Spawn;
 use serde::{Deserialize, Serialize};
 
-use crate::command::{self, Memory};
+use crate::command::{self, Said, memory_holding, tail_of};
 use crate::error::{Error, Result};
-use crate::reaper::Reaper;
+use crate::reaper::{Reaper, Watched};
 
 /// Creating may have to wait for a slow disk or a busy node.
 const CREATE: Duration = Duration::from_secs(60);
 /// Everything else is a matter of milliseconds.
 const OTHER: Duration = Duration::from_secs(20);
+/// What a runtime writes of a container is less than this, in bytes and in files.
+const ROOM: u64 = 16 * 1024;
+const FILES: u64 = 4;
+/// More of a runtime's log than this is of no interest.
+const LOG: u64 = 64 * 1024;
 /// A checkpoint writes the container's whole memory.
 const CHECKPOINT: Duration = Duration::from_secs(300);
 
@@ -112,10 +117,6 @@ impl Runtime {
         &self.options
     }
 
-    pub(crate) fn reaper(&self) -> &Arc<Reaper> {
-        &self.reaper
-    }
-
     /// Whether the runtime keeps a state of this container.
     pub(crate) fn knows(&self, id: &str) -> bool {
         self.options.root.join(id).exists()
@@ -136,7 +137,7 @@ impl Runtime {
         bundle: &Path,
         console: Option<&Path>,
         streams: Streams,
-    ) -> Result<Pid> {
+    ) -> Result<Watched> {
         let call = Call { verb: "create", id, bundle, limit: CREATE };
         let pid_file = bundle.join("init.pid");
         let _ = std::fs::remove_file(&pid_file);
@@ -146,8 +147,29 @@ impl Runtime {
             args.extend(["--console-socket".into(), console.to_owned()]);
         }
         args.push(id.into());
+        let handover = self.reaper.handover();
         self.call(&call, args, Io::Process(streams)).await?;
-        read_pid(&pid_file)
+        let init = self.adopt(&call, &pid_file);
+        drop(handover);
+        init
+    }
+
+    /// Takes over the process whose pid a call has left in a file.
+    fn adopt(&self, call: &Call<'_>, pid_file: &Path) -> Result<Watched> {
+        let text = tail_of(pid_file, 64);
+        let _ = std::fs::remove_file(pid_file);
+        let text = String::from_utf8_lossy(&text);
+        let Some(pid) = text.trim().parse().ok().and_then(Pid::from_raw) else {
+            let message = format!("it succeeded, and its pid file says {:?}", text.trim());
+            return Err(self.failed(call, message));
+        };
+        Watched::adopt(&self.reaper, pid)?.map_err(|problem| Error::Foreign {
+            runtime: self.options.binary.display().to_string(),
+            verb: call.verb,
+            id: call.id.to_owned(),
+            pid: pid.as_raw_pid(),
+            problem,
+        })
     }
 
     pub(crate) async fn start(&self, id: &str, bundle: &Path) -> Result<()> {
@@ -155,7 +177,7 @@ impl Runtime {
         self.call(&call, vec![id.into()], Io::Own(None)).await
     }
 
-    pub(crate) async fn exec(&self, exec: ExecCall<'_>, streams: Streams) -> Result<Pid> {
+    pub(crate) async fn exec(&self, exec: ExecCall<'_>, streams: Streams) -> Result<Watched> {
         let call = Call { verb: "exec", id: exec.id, bundle: exec.bundle, limit: CREATE };
         let _ = std::fs::remove_file(exec.pid_file);
         let mut args: Vec<PathBuf> = vec!["--detach".into()];
@@ -168,8 +190,11 @@ impl Runtime {
             args.extend(["--cgroup".into(), cgroup.into()]);
         }
         args.push(exec.id.into());
+        let handover = self.reaper.handover();
         self.call(&call, args, Io::Process(streams)).await?;
-        read_pid(exec.pid_file)
+        let process = self.adopt(&call, exec.pid_file);
+        drop(handover);
+        process
     }
 
     /// Removes the container, whatever its state; absent is fine.
@@ -196,7 +221,7 @@ impl Runtime {
     pub(crate) async fn update(&self, id: &str, bundle: &Path, resources: &[u8]) -> Result<()> {
         let call = Call { verb: "update", id, bundle, limit: OTHER };
         let args = vec!["--resources".into(), "-".into(), id.into()];
-        self.call(&call, args, Io::Own(Some(Memory::holding(resources)?))).await
+        self.call(&call, args, Io::Own(Some(memory_holding(resources)?))).await
     }
 
     pub(crate) async fn checkpoint(
@@ -213,22 +238,46 @@ impl Runtime {
         let serial = self.calls.fetch_add(1, Ordering::Relaxed);
         let log = call.bundle.join(format!("runtime-{serial}.json"));
         let program = self.program(call, &log).args(args);
-        let (program, said) = io.give_to(program)?;
-        let outcome = command::run(&self.reaper, program, call.limit).await;
-        let logged = last_error(&log);
-        let _ = std::fs::remove_file(&log);
-        let message = match outcome? {
-            Some(0) => return Ok(()),
+        let (program, mut said) = io.give_to(program)?;
+        let log = Scratch(log);
+        let run = command::run(&self.reaper, program, call.limit);
+        let outcome = match &mut said {
+            Some(said) => said.during(run).await,
+            None => run.await,
+        };
+        let outcome = match outcome {
+            Err(Error::Kernel(source @ berth_sys::Error::Spawn { .. })) => {
+                let (verb, id) = (call.verb, call.id.to_owned());
+                return Err(Error::NoRuntime { verb, id, source });
+            }
+            outcome => outcome?,
+        };
+        match outcome {
+            Some(0) => Ok(()),
             None => {
                 let (what, id, limit) = (call.verb, call.id.to_owned(), call.limit);
-                return Err(Error::TimedOut { what, id, limit });
+                Err(Error::TimedOut { what, id, limit })
             }
-            Some(code) => logged
-                .or_else(|| said.and_then(Memory::last_line))
-                .unwrap_or_else(|| format!("exit code {code}")),
-        };
+            Some(code) => {
+                let message = last_error(&log.0)
+                    .or_else(|| said.and_then(Said::last_line))
+                    .unwrap_or_else(|| format!("exit code {code}"));
+                Err(self.failed(call, message))
+            }
+        }
+    }
+
+    /// The error of a call that failed with this message: runtimes have no codes that would tell a
+    /// full disk from anything else, the disks themselves do.
+    fn failed(&self, call: &Call<'_>, message: String) -> Error {
         let runtime = self.options.binary.display().to_string();
-        Err(Error::Runtime { runtime, verb: call.verb, id: call.id.to_owned(), message })
+        let (verb, id) = (call.verb, call.id.to_owned());
+        let rootfs = call.bundle.join("rootfs");
+        let written = [self.options.root.as_path(), call.bundle, &rootfs];
+        match written.into_iter().find(|dir| has_no_room(dir)) {
+            Some(full) => Error::NoRoom { runtime, verb, id, message, full: full.to_owned() },
+            None => Error::Runtime { runtime, verb, id, message },
+        }
     }
 
     fn program(&self, call: &Call<'_>, log: &Path) -> Spawn {
@@ -257,7 +306,7 @@ enum Io {
 }
 
 impl Io {
-    fn give_to(self, mut program: Spawn) -> Result<(Spawn, Option<Memory>)> {
+    fn give_to(self, mut program: Spawn) -> Result<(Spawn, Option<Said>)> {
         match self {
             Self::Process([stdin, stdout, stderr]) => {
                 if let Some(fd) = stdin {
@@ -275,18 +324,27 @@ impl Io {
                 if let Some(fd) = stdin {
                     program = program.stdin(fd);
                 }
-                let said = Memory::new()?;
-                Ok((program.stderr(said.share()?), Some(said)))
+                let (said, stderr) = Said::new()?;
+                Ok((program.stderr(stderr), Some(said)))
             }
         }
     }
 }
 
-fn read_pid(file: &Path) -> Result<Pid> {
-    let text = std::fs::read_to_string(file).map_err(|e| Error::file("read", file, e))?;
-    let _ = std::fs::remove_file(file);
-    text.trim().parse().ok().and_then(Pid::from_raw).ok_or_else(|| {
-        Error::Invalid(format!("{}: {:?} is not a process id", file.display(), text.trim()))
+/// A file that is gone when its use is over.
+pub(crate) struct Scratch(pub(crate) PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Whether a file system has next to nothing left. An overlay answers for its writable layer.
+fn has_no_room(dir: &Path) -> bool {
+    let figures = berth_sys::disk::file_system(dir);
+    figures.is_ok_and(|f| {
+        (f.total > 0 && f.available < ROOM) || (f.inodes > 0 && f.inodes_free < FILES)
     })
 }
 
@@ -298,7 +356,8 @@ fn last_error(log: &Path) -> Option<String> {
         level: String,
         msg: String,
     }
-    let text = std::fs::read_to_string(log).ok()?;
+    let text = tail_of(log, LOG);
+    let text = String::from_utf8_lossy(&text);
     let lines: Vec<Line> = text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
     let error = lines.iter().rfind(|line| matches!(line.level.as_str(), "error" | "fatal"));
     error.or(lines.last()).map(|line| line.msg.clone())

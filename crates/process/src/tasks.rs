@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use berth_cgroup::Cgroups;
+use berth_sys::Signal;
+use tokio::sync::Notify;
 
 use crate::bundle::Traces;
 use crate::container::{Container, ContainerRequest, Shared};
@@ -88,13 +90,13 @@ pub struct Tasks {
     sockets: PathBuf,
     containers: Mutex<BTreeMap<String, Slot>>,
     /// Told when one that was being made is made, or cannot be.
-    settled: tokio::sync::Notify,
+    settled: Notify,
 }
 
 #[derive(Clone, Debug)]
 enum Slot {
-    /// Somebody is making it.
-    Making(Box<ContainerRequest>),
+    /// Somebody is making it, until the other is notified.
+    Making(Box<ContainerRequest>, Arc<Notify>),
     Made(Arc<Container>),
 }
 
@@ -121,7 +123,7 @@ impl Tasks {
             cgroups,
             sockets,
             containers: Mutex::default(),
-            settled: tokio::sync::Notify::new(),
+            settled: Notify::new(),
         }
     }
 
@@ -130,9 +132,11 @@ impl Tasks {
         lock(&self.containers).is_empty()
     }
 
-    /// Whether a container is being made at this moment: nobody can kill it yet.
-    pub fn making(&self) -> bool {
-        lock(&self.containers).values().any(|slot| matches!(slot, Slot::Making(_)))
+    /// Gives up every container that is being made.
+    pub async fn stop_all_making(&self) {
+        for id in self.ids() {
+            self.stop_making(&id).await;
+        }
     }
 
     /// The ids of all containers.
@@ -147,9 +151,10 @@ impl Tasks {
     /// Exists if there is one of this id made by the same request; WrongState if the request was
     /// another.
     pub async fn create(&self, request: ContainerRequest, options: RuntimeOptions) -> Result<u32> {
+        let killed = Arc::new(Notify::new());
         loop {
             let settled = self.settled.notified();
-            if self.reserve(&request)? {
+            if self.reserve(&request, &killed)? {
                 break;
             }
             settled.await;
@@ -161,7 +166,7 @@ impl Tasks {
             cgroups: self.cgroups.clone(),
             sockets: self.sockets.clone(),
         };
-        let made = match Container::create(request, shared).await {
+        let made = match Container::create(request, shared, &killed).await {
             Ok(container) => {
                 let pid = container.pid();
                 lock(&self.containers).insert(id, Slot::Made(container));
@@ -177,16 +182,16 @@ impl Tasks {
     }
 
     /// Takes the id for this request; false if the same request is being worked on.
-    fn reserve(&self, request: &ContainerRequest) -> Result<bool> {
+    fn reserve(&self, request: &ContainerRequest, killed: &Arc<Notify>) -> Result<bool> {
         let mut containers = lock(&self.containers);
         let there = match containers.get(&request.id) {
             None => {
-                let slot = Slot::Making(Box::new(request.clone()));
+                let slot = Slot::Making(Box::new(request.clone()), Arc::clone(killed));
                 containers.insert(request.id.clone(), slot);
                 return Ok(true);
             }
-            Some(Slot::Making(there)) if there.as_ref() == request => return Ok(false),
-            Some(Slot::Making(there)) => there.as_ref(),
+            Some(Slot::Making(there, _)) if there.as_ref() == request => return Ok(false),
+            Some(Slot::Making(there, _)) => there.as_ref(),
             Some(Slot::Made(container)) => container.request(),
         };
         if there == request {
@@ -209,7 +214,13 @@ impl Tasks {
     }
 
     /// Sends a signal.
+    ///
+    /// SIGKILL to a container that is being made ends the making, however long its runtime would
+    /// have taken; the answer comes when it is over.
     pub async fn kill(&self, target: &Target, signal: u32, all: bool) -> Result<()> {
+        if target.exec.is_none() && i32::try_from(signal) == Ok(Signal::KILL.number()) {
+            self.stop_making(&target.container).await;
+        }
         match self.find(target)? {
             Found::Init(container) => container.kill(signal, all).await,
             Found::Exec(_, exec) => exec.kill(signal).await,
@@ -323,10 +334,21 @@ impl Tasks {
         })
     }
 
+    async fn stop_making(&self, id: &str) {
+        loop {
+            let settled = self.settled.notified();
+            let Some(Slot::Making(_, killed)) = lock(&self.containers).get(id).cloned() else {
+                return;
+            };
+            killed.notify_one();
+            settled.await;
+        }
+    }
+
     fn container(&self, id: &str) -> Result<Arc<Container>> {
         match lock(&self.containers).get(id) {
             Some(Slot::Made(container)) => Ok(Arc::clone(container)),
-            Some(Slot::Making(_)) => Err(Error::state("use", id, "it is still being created")),
+            Some(Slot::Making(..)) => Err(Error::state("use", id, "it is still being created")),
             None => Err(Error::NotFound { what: "container", id: id.to_owned() }),
         }
     }

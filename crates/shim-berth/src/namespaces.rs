@@ -18,8 +18,6 @@ use tokio::sync::watch;
 
 /// How long the containers of a sandbox that is stopped may take to die.
 const DEATH: Duration = Duration::from_secs(8);
-/// Between two looks at whether a container has been made meanwhile.
-const MAKING: Duration = Duration::from_millis(10);
 /// The program of the pause, beside our own or on PATH.
 const HELPER: &str = "berth-helper";
 /// SIGKILL.
@@ -121,12 +119,8 @@ impl Namespaces {
 
     /// Kills what still runs and sees it gone.
     async fn end_containers(&self) -> Result<()> {
-        let end = tokio::time::Instant::now() + DEATH;
-        while self.tasks.making() && tokio::time::Instant::now() < end {
-            tokio::time::sleep(MAKING).await;
-        }
-        if self.tasks.making() {
-            let (what, id) = ("wait for a container that is being created in", &self.context.id);
+        if tokio::time::timeout(DEATH, self.tasks.stop_all_making()).await.is_err() {
+            let (what, id) = ("give up a container that is being created in", &self.context.id);
             return Err(Error::TimedOut { what, id: id.clone(), limit: DEATH });
         }
         let targets: Vec<Target> = self

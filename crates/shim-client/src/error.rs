@@ -68,7 +68,7 @@ pub enum Error {
         /// `start` or `delete`.
         action: &'static str,
         /// How it ended.
-        how: String,
+        how: berth_sys::spawn::Exit,
         /// The end of what it printed.
         said: String,
     },
@@ -176,8 +176,10 @@ impl Error {
             Error::Refused { kind, .. } => *kind,
             Error::TimedOut { .. } => Kind::TimedOut,
             Error::Run { source, .. } => run_kind(source.kind()),
+            Error::Bundle { source, .. } => file_kind(source),
+            // EX_OSERR of sysexits.h: it could not fork, or the like.
+            Error::Failed { how: berth_sys::spawn::Exit::Code(71), .. } => Kind::Exhausted,
             Error::Failed { .. }
-            | Error::Bundle { .. }
             | Error::Answer { .. }
             | Error::Address { .. }
             | Error::Reply { .. }
@@ -190,7 +192,20 @@ fn run_kind(kind: berth_sys::Kind) -> Kind {
     match kind {
         berth_sys::Kind::TimedOut => Kind::TimedOut,
         berth_sys::Kind::Exhausted => Kind::Exhausted,
-        berth_sys::Kind::NotFound => Kind::Unavailable,
+        // The executable is missing, or is none: that can be mended.
+        berth_sys::Kind::NotFound
+        | berth_sys::Kind::Denied
+        | berth_sys::Kind::Invalid
+        | berth_sys::Kind::ReadOnly => Kind::Unavailable,
+        _ => Kind::Broken,
+    }
+}
+
+/// A file of a bundle: a full disk and a read-only one can be mended as well.
+fn file_kind(source: &io::Error) -> Kind {
+    match berth_sys::kind_of(source) {
+        berth_sys::Kind::Exhausted => Kind::Exhausted,
+        berth_sys::Kind::ReadOnly => Kind::Unavailable,
         _ => Kind::Broken,
     }
 }

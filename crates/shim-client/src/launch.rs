@@ -106,7 +106,7 @@ impl Launch {
             return Err(Error::Failed {
                 binary: self.binary.clone(),
                 action: "start",
-                how: outcome.exit.to_string(),
+                how: outcome.exit,
                 said: said.unwrap_or_else(|| "it said nothing".to_owned()),
             });
         }
@@ -129,7 +129,7 @@ impl Launch {
             return Err(Error::Failed {
                 binary: self.binary.clone(),
                 action: "delete",
-                how: outcome.exit.to_string(),
+                how: outcome.exit,
                 said: said.unwrap_or_else(|| "it said nothing".to_owned()),
             });
         }

@@ -1,5 +1,6 @@
 //! The error of the command line, and how the errors of a runtime go over the wire.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use berth_process::Kind;
@@ -61,7 +62,14 @@ impl Error {
             Self::Usage(_) | Self::Message(_) => Kind::Invalid,
             Self::NoShim { .. } => Kind::NotFound,
             Self::Process(error) => error.kind(),
-            Self::File { .. } | Self::Server(_) | Self::Rpc(_) => Kind::Broken,
+            Self::File { source, .. } => match source.kind() {
+                // Of fork, EAGAIN says that there may be no more processes.
+                ErrorKind::StorageFull | ErrorKind::OutOfMemory | ErrorKind::WouldBlock => {
+                    Kind::Exhausted
+                }
+                _ => Kind::Broken,
+            },
+            Self::Server(_) | Self::Rpc(_) => Kind::Broken,
         }
     }
 }
@@ -85,6 +93,7 @@ fn code(kind: Kind) -> Code {
         Kind::TimedOut => Code::DEADLINE_EXCEEDED,
         Kind::Unimplemented => Code::UNIMPLEMENTED,
         Kind::Exhausted => Code::RESOURCE_EXHAUSTED,
+        Kind::Unavailable => Code::UNAVAILABLE,
         Kind::Broken => Code::INTERNAL,
     }
 }

@@ -18,6 +18,9 @@ use crate::serve::{self, Inherited};
 /// What a container that was cleaned up after its shim is said to have ended with: SIGKILL.
 const KILLED: u32 = 137;
 
+/// The exit code for a limit of the machine that was met: EX_OSERR of sysexits.h, "cannot fork".
+const EXHAUSTED: u8 = 71;
+
 /// The main function of a shim.
 pub fn run<F: RuntimeFactory>() -> ExitCode {
     match perform::<F>() {
@@ -27,7 +30,10 @@ pub fn run<F: RuntimeFactory>() -> ExitCode {
         },
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::FAILURE
+            match error.kind() {
+                berth_process::Kind::Exhausted => ExitCode::from(EXHAUSTED),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

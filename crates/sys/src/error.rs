@@ -21,8 +21,10 @@ pub enum Kind {
     Busy,
     /// A deadline passed (ETIMEDOUT).
     TimedOut,
-    /// This process may not do it (EPERM, EACCES, EROFS).
+    /// This process may not do it (EPERM, EACCES).
     Denied,
+    /// The file system takes no writes (EROFS).
+    ReadOnly,
     /// This kernel cannot do it (ENOSYS, EOPNOTSUPP).
     Unimplemented,
     /// A limit of the machine is reached (ENOSPC, EDQUOT, ENOMEM, EMFILE, ENFILE).
@@ -108,6 +110,10 @@ impl Error {
     /// What the failure means to the caller.
     pub fn kind(&self) -> Kind {
         match self {
+            // Of fork, EAGAIN says that there may be no more processes.
+            Self::Spawn { source, .. } if source.raw_os_error() == Some(libc::EAGAIN) => {
+                Kind::Exhausted
+            }
             Self::Call { source, .. } | Self::Spawn { source, .. } => kind_of(source),
             Self::Argument { .. } => Kind::Invalid,
             Self::Malformed { .. } => Kind::Broken,
@@ -148,7 +154,8 @@ pub fn kind_of(source: &io::Error) -> Kind {
         libc::EEXIST => Kind::Exists,
         libc::EBUSY | libc::EAGAIN | libc::ENOTEMPTY | libc::ETXTBSY => Kind::Busy,
         libc::ETIMEDOUT => Kind::TimedOut,
-        libc::EPERM | libc::EACCES | libc::EROFS => Kind::Denied,
+        libc::EPERM | libc::EACCES => Kind::Denied,
+        libc::EROFS => Kind::ReadOnly,
         libc::ENOSYS | libc::EOPNOTSUPP => Kind::Unimplemented,
         libc::ENOSPC | libc::EDQUOT | libc::ENOMEM | libc::EMFILE | libc::ENFILE => Kind::Exhausted,
         _ => Kind::Broken,

@@ -3,10 +3,15 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
 use crate::error::{Error, Result};
+
+/// Neither a fifo without a reader nor a device is waited for.
+const NO_WAIT: i32 = OFlags::NONBLOCK.union(OFlags::NOCTTY).bits().cast_signed();
 
 /// An open log file.
 #[derive(Debug)]
@@ -67,22 +72,17 @@ fn append_to(path: &Path) -> Result<File> {
     if let Some(dir) = path.parent() {
         // The kubelet makes this directory; other callers may not have.
         std::fs::create_dir_all(dir)
-            .map_err(|e| misplaced(path, e, |e| Error::file("make log directory", dir, e)))?;
+            .map_err(|source| Error::Log { path: dir.to_owned(), source })?;
     }
     let mut options = File::options();
-    options.create(true).append(true).mode(0o640);
-    options.open(path).map_err(|e| misplaced(path, e, |e| Error::file("open log", path, e)))
-}
-
-/// What is wrong with the path that was asked for is the caller's to mend, unlike the disk.
-fn misplaced(path: &Path, why: io::Error, else_: impl FnOnce(io::Error) -> Error) -> Error {
-    match why.kind() {
-        io::ErrorKind::NotADirectory
-        | io::ErrorKind::IsADirectory
-        | io::ErrorKind::AlreadyExists
-        | io::ErrorKind::InvalidFilename => Error::LogPlace { path: path.to_owned(), source: why },
-        _ => else_(why),
+    options.create(true).append(true).mode(0o640).custom_flags(NO_WAIT);
+    let log = |source| Error::Log { path: path.to_owned(), source };
+    let file = options.open(path).map_err(log)?;
+    let kind = file.metadata().map_err(log)?.file_type();
+    if kind.is_file() || kind.is_char_device() {
+        return Ok(file);
     }
+    Err(log(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")))
 }
 
 /// How much could be written.
