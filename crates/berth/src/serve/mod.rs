@@ -21,7 +21,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Loaded};
@@ -144,7 +143,7 @@ async fn answer(
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let services = Services::new(&wired.cri, wired.node_service);
-    let connections = UnixListenerStream::new(listener);
+    let connections = socket::connections(listener);
     tonic::transport::Server::builder()
         .serve_with_incoming_shutdown(services, connections, stop.cancelled_owned())
         .await

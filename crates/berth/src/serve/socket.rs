@@ -4,12 +4,18 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{Stream, StreamExt as _};
 
 /// What is appended to the socket's name while it is made ready.
 pub(crate) const TEMPORARY: &str = ".new";
+
+/// How long to wait before a connection that could not be accepted is tried again.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Binds the socket with mode 0660.
 ///
@@ -49,6 +55,21 @@ fn refuse_what_is_no_socket(path: &Path) -> anyhow::Result<()> {
         ),
         _ => Ok(()),
     }
+}
+
+/// The connections that come in, for as long as the daemon runs: one that cannot be accepted, for
+/// want of descriptors or memory, is waited for.
+pub(super) fn connections(
+    listener: UnixListener,
+) -> impl Stream<Item = io::Result<UnixStream>> + Send {
+    let accepted = UnixListenerStream::new(listener).then(|accepted| async {
+        if let Err(error) = &accepted {
+            tracing::warn!(%error, "cannot accept a connection; trying again");
+            tokio::time::sleep(ACCEPT_AGAIN).await;
+        }
+        accepted
+    });
+    accepted.filter(Result::is_ok)
 }
 
 /// A group by number, or by name from /etc/group.
