@@ -48,6 +48,7 @@ impl Error {
             Kind::Busy => "busy",
             Kind::TimedOut => "timed_out",
             Kind::Denied => "denied",
+            Kind::ReadOnly => "read_only",
             Kind::Unimplemented => "unimplemented",
             Kind::Exhausted => "exhausted",
             Kind::Broken => "broken",

@@ -11,6 +11,7 @@ mod error;
 mod mounts;
 mod namespaces;
 mod pause;
+mod read;
 mod stat;
 
 use std::io::{Read, Write};
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         "stat" => answer(stat::stat),
         "unmount" => answer(mounts::unmount),
         "mount" => answer(mounts::mount),
+        "read" => answer(read::read),
         "pause" => return pause::pause(),
         _ => Err(Error::Verb { verb }),
     };

@@ -368,3 +368,25 @@ fn a_child_that_cannot_map_its_ids_fails_cleanly() {
     assert!(answer["error"]["message"].as_str().unwrap().contains("uid_map"), "{answer}");
     assert!(!user.exists() && !net.exists());
 }
+
+#[test]
+fn a_file_is_read_up_to_a_limit_and_nothing_else_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, fifo) = (dir.path().join("file"), dir.path().join("fifo"));
+    std::fs::write(&file, "{\"a\": 1}").unwrap();
+    pipe::make_fifo(&fifo, 0o600).unwrap();
+    let read = |path: &Path, limit: u64| ask("read", &json!({"path": path, "limit": limit}));
+    assert_eq!(read(&file, 8).1["content"], "{\"a\": 1}");
+    let refused = |path: &Path, limit, kind: &str| {
+        let (exit, answer) = read(path, limit);
+        assert_eq!(exit, Exit::Code(1), "{answer}");
+        assert_eq!(answer["error"]["kind"], kind, "{answer}");
+        let text = answer["error"]["message"].as_str().unwrap().to_owned();
+        assert!(text.contains(path.to_str().unwrap()), "{text}");
+    };
+    refused(&file, 7, "invalid");
+    refused(&fifo, 8, "invalid");
+    refused(dir.path(), 8, "invalid");
+    refused(Path::new("/dev/zero"), 8, "invalid");
+    refused(&dir.path().join("none"), 8, "not_found");
+}

@@ -21,6 +21,7 @@ fn of_sys(kind: berth_sys::Kind) -> Kind {
         K::TimedOut => Kind::TimedOut,
         K::Unimplemented => Kind::Unimplemented,
         K::Exhausted => Kind::Exhausted,
+        K::ReadOnly => Kind::Unavailable,
         K::Denied | K::Broken => Kind::Broken,
     }
 }

@@ -66,6 +66,8 @@ pub(crate) enum Trouble {
     Failed(Failure),
     /// A process lives that cannot be killed.
     Living(Failure),
+    /// It failed, and nothing that it was about is alive.
+    Dead(Failure),
     /// It was aborted.
     Aborted,
 }
@@ -142,6 +144,7 @@ pub(crate) async fn run(context: Context, job: &Job) -> Outcome {
         Ok(Ok(Ok(outcome))) => outcome,
         Ok(Ok(Err(Trouble::Failed(why)))) => Outcome::Failed(named(&step, why)),
         Ok(Ok(Err(Trouble::Living(why)))) => Outcome::Living(named(&step, why)),
+        Ok(Ok(Err(Trouble::Dead(why)))) => Outcome::Dead(named(&step, why)),
         Ok(Ok(Err(Trouble::Aborted))) => Outcome::Aborted,
         Ok(Err(_)) => {
             Outcome::Failed(Failure::new(Kind::Broken, format!("{step}: a bug: it panicked")))
@@ -154,7 +157,7 @@ pub(crate) async fn run(context: Context, job: &Job) -> Outcome {
     let took = begin.elapsed();
     let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     let end = match &outcome {
-        Outcome::Failed(why) | Outcome::Living(why) => {
+        Outcome::Failed(why) | Outcome::Living(why) | Outcome::Dead(why) => {
             let error = &why.message;
             tracing::warn!(target: "berth::effect", effect = "end", step, %pod, container, ms, error);
             End::Failed

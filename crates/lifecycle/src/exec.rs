@@ -7,17 +7,15 @@ use std::time::Duration;
 use berth_oci::{exec_process, from_json};
 use berth_pod::record::Failure;
 use berth_pod::{ContainerId, Kind};
-use berth_shim_client::{Any, Exec, Kind as ShimKind, Shim};
+use berth_shim_client::{Any, Exec, Kind as ShimKind, Shim, Status};
 use berth_sys::pipe::{FifoEnd, make_fifo, open_fifo};
 use rustix::io::Errno;
 use tokio::io::Interest;
 
 use crate::convert::Fail as _;
-use crate::effect::{Context, Result, Trouble, connection, failed};
+use crate::effect::{Context, Result, Trouble, blocking, connection, failed};
+use crate::kept::{Kept, TOGETHER, TooMuch};
 use crate::{Error, ExecOutput};
-
-/// What is kept of each stream; the rest is read and dropped (CRI).
-const KEEP: usize = 16 << 20;
 
 /// How long output is waited for after the exit when somebody else holds the pipe.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -61,7 +59,9 @@ pub(crate) async fn run(
 ) -> std::result::Result<ExecOutput, Error> {
     match exec(context, id, command, timeout).await {
         Ok(output) => Ok(output),
-        Err(Trouble::Failed(why) | Trouble::Living(why)) => Err(Error::from(why)),
+        Err(Trouble::Failed(why) | Trouble::Living(why) | Trouble::Dead(why)) => {
+            Err(Error::from(why))
+        }
         Err(Trouble::Aborted) => Err(Error::new(Kind::Cancelled, "the command was aborted")),
     }
 }
@@ -73,8 +73,7 @@ async fn exec(
     timeout: Option<Duration>,
 ) -> Result<ExecOutput> {
     let begin = tokio::time::Instant::now();
-    // Unique over daemons: a shim outlives them.
-    let exec = format!("exec-{:x}-{}", context.shared.now(), context.shared.token());
+    let exec = format!("{}{}", prefix(context), context.shared.token());
     let process = process(context, id, command)?;
     let shim = connection(context).await?;
     let (fifos, stdout, stderr) = Fifos::make(context, id, &exec)?;
@@ -89,10 +88,14 @@ async fn exec(
     };
     // Before it is there, and until it is gone: the caller may leave at any await.
     let mut guard = Guard { shim: Some(shim.clone()), id: id.clone(), exec: exec.clone() };
-    shim.exec(request).await?;
+    if let Err(why) = shim.exec(request).await {
+        return Err(met_its_end(&shim, id, why.into()).await);
+    }
     // More than the clock can count is no limit.
     let deadline = timeout.and_then(|timeout| begin.checked_add(timeout));
-    let ended = attend(&shim, id, &exec, (stdout, stderr), deadline).await;
+    let kept = || Kept::new(&context.shared.said);
+    let streams = [(stdout, kept()), (stderr, kept())];
+    let ended = attend(&shim, id, &exec, streams, deadline).await;
     let timed_out = matches!(ended, Ok(None));
     if timed_out || ended.is_err() {
         kill(&shim, id, &exec).await;
@@ -103,12 +106,59 @@ async fn exec(
         tracing::warn!(container = %id, exec, error = %why, "an ended command could not be deleted");
     }
     guard.shim = None;
-    match ended? {
-        Some(output) => Ok(output),
-        None => failed(
+    match ended {
+        Ok(Some(output)) => Ok(output),
+        Err(why) => Err(met_its_end(&shim, id, why).await),
+        Ok(None) => failed(
             Kind::TimedOut,
             format!("command {command:?} timed out after {:?}", timeout.unwrap_or_default()),
         ),
+    }
+}
+
+/// The names of this daemon's commands begin with this: a shim outlives daemons.
+fn prefix(context: &Context) -> String {
+    format!("exec-{:x}-", context.shared.born())
+}
+
+/// What a command's failure means when the container has ended meanwhile.
+async fn met_its_end(shim: &Shim, id: &ContainerId, why: Trouble) -> Trouble {
+    let Trouble::Failed(failure) = &why else { return why };
+    if !matches!(failure.kind, Kind::NotFound | Kind::Broken | Kind::WrongState) {
+        return why;
+    }
+    let over = match shim.state(id.as_str(), None).await {
+        Ok(state) => state.status == Status::Stopped,
+        Err(error) => error.kind() == ShimKind::NotFound,
+    };
+    if over { Trouble::Failed(not_running(id, "not running any more")) } else { why }
+}
+
+/// Ends the commands of daemons that are dead: nobody waits for them, and their time-outs went with
+/// whoever kept them.
+pub(crate) async fn end_orphans(context: &Context, id: &ContainerId) {
+    let (bundle, own) = (context.layout().bundle(id.as_str()), prefix(context));
+    let listed = blocking(move || {
+        let mut orphans = Vec::new();
+        for entry in std::fs::read_dir(&bundle).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Some(exec) = name.strip_suffix(".out")
+                && exec.starts_with("exec-")
+                && !exec.starts_with(&own)
+            {
+                let stderr = bundle.join(format!("{exec}.err"));
+                orphans.push((exec.to_owned(), Fifos { stdout: entry.path(), stderr }));
+            }
+        }
+        Ok(orphans)
+    });
+    let (Ok(orphans), Ok(shim)) = (listed.await, connection(context).await) else { return };
+    for (exec, fifos) in orphans {
+        tracing::info!(container = %id, exec, "ending a command of an earlier daemon");
+        kill(&shim, id, &exec).await;
+        // Not there: it had ended, or was never begun.
+        let _ = shim.delete(id.as_str(), Some(&exec)).await;
+        drop(fifos);
     }
 }
 
@@ -146,29 +196,32 @@ async fn attend(
     shim: &Shim,
     id: &ContainerId,
     exec: &str,
-    (stdout, stderr): (OwnedFd, OwnedFd),
+    [(stdout, mut out), (stderr, mut err)]: [(OwnedFd, Kept); 2],
     deadline: Option<tokio::time::Instant>,
 ) -> Result<Option<ExecOutput>> {
     let work = async {
         shim.start(id.as_str(), Some(exec)).await?;
-        let (mut out, mut err) = (Vec::new(), Vec::new());
         let exited = {
-            let reading = async {
-                tokio::join!(read(stdout, &mut out), read(stderr, &mut err));
-            };
+            let reading =
+                async { tokio::try_join!(read(stdout, &mut out), read(stderr, &mut err)) };
             tokio::pin!(reading);
             tokio::select! {
                 exited = shim.wait(id.as_str(), Some(exec)) => {
                     let exited = exited?;
                     // A grandchild may hold the pipe for ever.
-                    let _ = tokio::time::timeout(DRAIN, &mut reading).await;
+                    if let Ok(Err(too_much)) = tokio::time::timeout(DRAIN, &mut reading).await {
+                        return Err(too_much.into());
+                    }
                     exited
                 }
-                () = &mut reading => shim.wait(id.as_str(), Some(exec)).await?,
+                read = &mut reading => match read {
+                    Ok(_) => shim.wait(id.as_str(), Some(exec)).await?,
+                    Err(too_much) => return Err(too_much.into()),
+                },
             }
         };
         let exit_code = i32::try_from(exited.status).unwrap_or(255);
-        Ok::<_, Trouble>((exit_code, out, err))
+        Ok::<_, Trouble>((exit_code, out.into_bytes(), err.into_bytes()))
     };
     let done = match deadline {
         None => Ok(work.await),
@@ -182,21 +235,29 @@ async fn attend(
 }
 
 /// Reads to the end, keeping the first 16 MiB.
-async fn read(from: OwnedFd, keep: &mut Vec<u8>) {
-    let Ok(from) = berth_job::watch(from, Interest::READABLE) else { return };
+async fn read(from: OwnedFd, keep: &mut Kept) -> std::result::Result<(), TooMuch> {
+    let Ok(from) = berth_job::watch(from, Interest::READABLE) else { return Ok(()) };
     let mut buffer = vec![0; 64 << 10];
     loop {
-        let Ok(mut ready) = from.readable().await else { return };
+        let Ok(mut ready) = from.readable().await else { return Ok(()) };
         match rustix::io::read(from.get_ref(), &mut buffer) {
-            Ok(0) => return,
-            Ok(n) => {
-                let room = KEEP.saturating_sub(keep.len()).min(n);
-                keep.extend_from_slice(&buffer[..room]);
-            }
+            Ok(0) => return Ok(()),
+            Ok(n) => keep.take_in(&buffer[..n])?,
             Err(Errno::AGAIN) => ready.clear_ready(),
             Err(Errno::INTR) => {}
-            Err(_) => return,
+            Err(_) => return Ok(()),
         }
+    }
+}
+
+impl From<TooMuch> for Trouble {
+    fn from(_: TooMuch) -> Self {
+        let text = format!(
+            "what the commands that run now have said exceeds {} MiB together: run fewer at a \
+             time, or let them say less",
+            TOGETHER >> 20
+        );
+        Self::Failed(Failure::new(Kind::Exhausted, text))
     }
 }
 

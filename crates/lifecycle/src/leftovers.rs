@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use berth_pod::Kind;
+use berth_pod::holding::{ContainerHolding, Holding as _};
 use berth_pod::record::Leftover;
 use berth_records::LeftoverId;
 use futures_util::FutureExt as _;
@@ -51,6 +52,15 @@ impl Leftovers {
         }
     }
 
+    /// A task that is left over needs its bundle.
+    fn needed(&self, item: &Item) -> bool {
+        let task = |other: &Item| {
+            other.leftover.holding == ContainerHolding::Task.name()
+                && other.leftover.container == item.leftover.container
+        };
+        item.leftover.holding == ContainerHolding::Bundle.name() && self.items().iter().any(task)
+    }
+
     /// All of them, for the operator.
     pub(crate) fn report(&self) -> Vec<LeftoverReport> {
         let items = self.items();
@@ -82,7 +92,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         let due = shared.leftovers.items().clone();
         for item in due {
-            try_once(&shared, item).await;
+            if !shared.leftovers.needed(&item) {
+                try_once(&shared, item).await;
+            }
         }
     }
 }
@@ -110,7 +122,7 @@ async fn try_once(shared: &Arc<Shared>, item: Item) {
             }
             shared.leftovers.items().retain(|i| i.number != item.number);
         }
-        Err(Trouble::Failed(why) | Trouble::Living(why)) => {
+        Err(Trouble::Failed(why) | Trouble::Living(why) | Trouble::Dead(why)) => {
             let mut items = shared.leftovers.items();
             if let Some(kept) = items.iter_mut().find(|i| i.number == item.number) {
                 kept.tries += 1;

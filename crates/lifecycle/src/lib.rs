@@ -15,6 +15,7 @@ mod effect;
 mod error;
 mod exec;
 mod figures;
+mod kept;
 mod layout;
 mod leftovers;
 mod node;

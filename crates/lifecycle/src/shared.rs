@@ -14,6 +14,7 @@ use berth_records::Records;
 use berth_shim_client::Shim;
 
 use crate::figures::Figures;
+use crate::kept::Budget;
 use crate::leftovers::Leftovers;
 use crate::registry::Registry;
 use crate::settings::Settings;
@@ -28,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) leftovers: Leftovers,
     pub(crate) figures: Figures,
+    /// What commands have said and nobody has been told yet.
+    pub(crate) said: Arc<Budget>,
     pub(crate) boot_id: String,
     /// The files by which a job enters the jobs' cgroup.
     pub(crate) jobs_enter: Vec<std::path::PathBuf>,
@@ -67,6 +70,7 @@ impl Shared {
             registry: Registry::default(),
             leftovers: Leftovers::default(),
             figures: Figures::default(),
+            said: Arc::default(),
             staging: tokio::sync::Mutex::new(()),
             shims: Mutex::new(HashMap::new()),
             dials: Mutex::new(HashMap::new()),
@@ -79,6 +83,11 @@ impl Shared {
     pub(crate) fn now(&self) -> Nanos {
         let run = Nanos::try_from(self.started.0.elapsed().as_nanos()).unwrap_or(Nanos::MAX);
         self.started.1.saturating_add(run)
+    }
+
+    /// When this daemon started, nanoseconds since the epoch: tells it from its predecessors.
+    pub(crate) fn born(&self) -> Nanos {
+        self.started.1
     }
 
     /// How long it is until then.

@@ -20,7 +20,7 @@ use crate::effect::{Context, SHIMS, connection};
 use crate::layout::{Layout, below};
 use crate::settings::Settings;
 use crate::shared::{Made, Shared};
-use crate::{Error, leftovers, picture, pod_task};
+use crate::{Error, exec, leftovers, picture, pod_task};
 
 /// What the daemon hands over.
 pub struct Parts {
@@ -73,6 +73,7 @@ pub(crate) async fn start(parts: Parts) -> Result<Arc<Shared>, Error> {
     if all_read {
         tokio::spawn(sweep(Arc::clone(&shared), known, stray));
     }
+    tokio::spawn(end_orphans(Arc::clone(&shared), live.clone()));
     first_contact(&shared, live).await;
     Ok(shared)
 }
@@ -202,6 +203,23 @@ async fn first_contact(shared: &Arc<Shared>, live: Vec<Arc<PodRecord>>) {
     if tokio::time::timeout(FIRST_CONTACT, all).await.is_err() {
         tracing::warn!("some shims have not answered yet: their containers are shown as unknown");
     }
+}
+
+/// Ends the commands that dead daemons have left running in containers.
+async fn end_orphans(shared: Arc<Shared>, live: Vec<Arc<PodRecord>>) {
+    let mut pods = tokio::task::JoinSet::new();
+    for record in live {
+        let shared = Arc::clone(&shared);
+        pods.spawn(async move {
+            let (queue, _) = mpsc::unbounded_channel();
+            let (_cancel, canceled) = cancel();
+            let context = Context { shared, record: Arc::clone(&record), queue, canceled };
+            for c in record.containers.values().filter(|c| c.running()) {
+                exec::end_orphans(&context, &c.id).await;
+            }
+        });
+    }
+    while pods.join_next().await.is_some() {}
 }
 
 /// Asks a shim for its tasks; one that has ended is waited for until the pod's task knows.

@@ -100,6 +100,8 @@ pub enum Outcome {
     Failed(Failure),
     /// It did not work because a process lives that cannot be killed.
     Living(Failure),
+    /// It did not work, and nothing that it was about is alive.
+    Dead(Failure),
     /// It was aborted: its effect is there, or not, or in part.
     Aborted,
     /// The task has exited and nothing of it is alive.

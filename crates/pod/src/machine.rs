@@ -172,6 +172,20 @@ impl Reasons {
     }
 }
 
+/// Whose creation has been answered.
+#[derive(Clone, Debug, Default)]
+struct Answers {
+    pod: bool,
+    containers: BTreeSet<ContainerId>,
+}
+
+impl Answers {
+    fn of(record: &PodRecord) -> Self {
+        let answered = record.containers.values().filter(|c| c.answered);
+        Self { pod: record.answered, containers: answered.map(|c| c.id.clone()).collect() }
+    }
+}
+
 /// The loop of one pod.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -197,6 +211,9 @@ pub struct Machine {
     /// Why things are let go, in the save in flight and in the last one that worked.
     saving_reasons: Reasons,
     saved_reasons: Reasons,
+    /// The same of whose creation has been answered.
+    saving_answers: Answers,
+    saved_answers: Answers,
     dirty: bool,
     save_again_at: Option<Nanos>,
     forgetting: bool,
@@ -222,6 +239,8 @@ impl Machine {
             saved_generation: 0,
             saving_reasons: Reasons::default(),
             saved_reasons: Reasons::default(),
+            saving_answers: Answers::default(),
+            saved_answers: Answers::default(),
             dirty: true,
             save_again_at: None,
             forgetting: false,
@@ -254,7 +273,8 @@ impl Machine {
         }
         let dirty = record != as_saved;
         let saved_reasons = Reasons::of(&as_saved);
-        Self { dirty, saved_reasons, ..Self::new(record) }
+        let saved_answers = Answers::of(&as_saved);
+        Self { dirty, saved_reasons, saved_answers, ..Self::new(record) }
     }
 
     /// The record as it stands.

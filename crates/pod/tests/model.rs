@@ -6,7 +6,10 @@
 
 mod world;
 
-use world::{Budget, Script, explore, lose_an_unclaimed_sandbox, never_delete_an_ended_task};
+use world::{
+    Budget, Script, explore, lose_an_unclaimed_sandbox, never_delete_a_task_that_never_ran,
+    never_delete_an_ended_task,
+};
 
 /// Explores a script, and sees that there was something to explore.
 fn check(script: &[Script], at_least: usize) {
@@ -57,4 +60,9 @@ fn a_sandbox_that_is_lost_before_anybody_claims_it_is_rolled_back() {
 #[test]
 fn a_task_that_has_ended_and_is_never_deleted_is_left_over() {
     never_delete_an_ended_task();
+}
+
+#[test]
+fn a_task_that_never_ran_and_is_never_deleted_is_left_over() {
+    never_delete_a_task_that_never_ran();
 }

@@ -1,8 +1,6 @@
 //! The container's bundle: what its mounts and devices are is asked in a process of its own, then
 //! config.json is written.
 
-use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,22 +10,23 @@ use berth_oci::{container_spec, parse_profile, to_json};
 use berth_pod::record::ContainerFact;
 use berth_pod::spec::{ContainerSpec, Mount, MountSource, PidMode, Profile, Propagation};
 use berth_pod::{ContainerId, Kind};
-use rustix::fs::OFlags;
 use serde_json::{Value, json};
 
 use super::{Context, Result, Trouble, blocking, failed, files, helper};
 use crate::convert::Fail as _;
-use crate::layout::text;
 
 /// How long strangers' mounts below a bundle may take to be detached.
 const UNMOUNT: Duration = Duration::from_secs(10);
+
+/// The largest seccomp profile; the default one has 12 KiB.
+const PROFILE: u64 = 1 << 20;
 
 pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<ContainerFact> {
     let spec = &context.container(id)?.spec.spec;
     let found = context.abortable(stat(context, spec)).await?;
     let mounts = mounts(spec, &found)?;
     let devices = devices(spec, &found[spec.mounts.len().min(found.len())..])?;
-    let seccomp = seccomp(spec).await?;
+    let seccomp = context.abortable(seccomp(context, spec)).await?;
     let config = config(context, id, &mounts, &devices, seccomp.as_ref())?;
     let bundle = context.layout().bundle(id.as_str());
     blocking(move || write(&bundle, &config)).await?;
@@ -197,35 +196,27 @@ fn node(asked: &Path, found: &Value) -> Option<DeviceNode> {
     })
 }
 
-async fn seccomp(spec: &ContainerSpec) -> Result<Option<Seccomp>> {
+async fn seccomp(context: &Context, spec: &ContainerSpec) -> Result<Option<Seccomp>> {
     let Profile::Localhost(path) = &spec.security.seccomp else { return Ok(None) };
     if spec.security.privileged {
         return Ok(None);
     }
-    let path = PathBuf::from(path);
-    blocking(move || match read_profile(&path) {
-        Ok(profile) => Ok(Some(parse_profile(&text(&path), &profile)?)),
-        Err(why) => {
-            let path = path.display();
+    let (request, deadline) =
+        (json!({"path": path, "limit": PROFILE}), context.settings().stat_deadline);
+    let answer = match helper::call(context, "read", &request, deadline).await {
+        Err(Trouble::Failed(failure)) => {
+            let kind = match failure.kind {
+                Kind::NotFound => Kind::Invalid,
+                kind => kind,
+            };
+            let why = failure.message;
             let text = format!("security_context.seccomp: cannot read the profile {path}: {why}");
-            failed(Kind::Invalid, text)
+            return failed(kind, text);
         }
-    })
-    .await
-}
-
-/// A regular file of at most 1 MiB; what is none, such as a fifo, is never waited for.
-fn read_profile(path: &Path) -> std::io::Result<Vec<u8>> {
-    const LARGEST: u64 = 1 << 20;
-    let no_wait = OFlags::NONBLOCK.bits().cast_signed();
-    let file = std::fs::File::options().read(true).custom_flags(no_wait).open(path)?;
-    let data = file.metadata()?;
-    if !data.is_file() || data.len() > LARGEST {
-        return Err(std::io::Error::other("it is no file of at most 1 MiB"));
-    }
-    let mut profile = Vec::new();
-    file.take(LARGEST).read_to_end(&mut profile)?;
-    Ok(profile)
+        answer => answer?,
+    };
+    let profile = answer["content"].as_str().unwrap_or_default();
+    Ok(Some(parse_profile(path, profile.as_bytes())?))
 }
 
 /// Makes the bundle, or makes it again over what an earlier try left.

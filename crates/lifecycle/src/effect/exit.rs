@@ -26,6 +26,7 @@ pub(super) async fn watch(context: &Context, id: &ContainerId) -> Result<Outcome
         Ok((shim, exited)) => {
             let ours = shim.exit_facts(id.as_str()).await.ok();
             let counted = settle(context, id).await?;
+            let dropped = ours.as_ref().map_or(0, |facts| facts.dropped_log_lines);
             let oom = ours.map_or(counted, |facts| facts.oom_killed || counted);
             let at = exited.at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
             let at = at.and_then(|at| i64::try_from(at.as_nanos()).ok());
@@ -33,19 +34,24 @@ pub(super) async fn watch(context: &Context, id: &ContainerId) -> Result<Outcome
             // The shim's clock may have been set back meanwhile.
             let started = context.container(id)?.started_at.unwrap_or_default();
             let at = at.unwrap_or_else(|| context.shared.now()).max(started);
-            Ok(Outcome::Exited(exit(code, at, oom)))
+            Ok(Outcome::Exited(exit(code, at, oom, dropped)))
         }
         Err(why) => unanswered(context, id, why).await,
     }
 }
 
-fn exit(code: i32, at: i64, oom: bool) -> Exit {
+fn exit(code: i32, at: i64, oom: bool, dropped: u64) -> Exit {
     let reason = match (oom, code) {
         (true, 137) => "OOMKilled",
         (_, 0) => "Completed",
         _ => "Error",
     };
-    Exit { code, at, reason: reason.into(), message: String::new() }
+    let message = match dropped {
+        0 => String::new(),
+        1 => "a line of its log could not be written".to_owned(),
+        count => format!("{count} lines of its log could not be written"),
+    };
+    Exit { code, at, reason: reason.into(), message }
 }
 
 /// The shim cannot say: if it is dead, so is the container once its cgroup is empty.
@@ -76,7 +82,7 @@ async fn unanswered(context: &Context, id: &ContainerId, why: Trouble) -> Result
 
 /// Kills what is left in the container's cgroup and sees it gone; says if the kernel had killed in
 /// it for lack of memory.
-async fn settle(context: &Context, id: &ContainerId) -> Result<bool> {
+pub(super) async fn settle(context: &Context, id: &ContainerId) -> Result<bool> {
     let cgroup = context.shared.cgroups.at(&cgroup::path_of(context, id))?;
     blocking(move || {
         if !cgroup.exists() {

@@ -25,7 +25,13 @@ pub(crate) async fn call(
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .cgroups(&context.shared.jobs_enter);
     let job = Job::new(spawn, deadline).stdin(request.to_string().into_bytes()).capture(ANSWER);
-    let outcome = job.run().await?;
+    let outcome = match job.run().await {
+        // Of the helper, not of what it was to look at.
+        Err(why) if why.kind() == berth_sys::Kind::NotFound => {
+            return failed(Kind::Unavailable, format!("{why}: install berth-helper"));
+        }
+        outcome => outcome?,
+    };
     let answer: Value = serde_json::from_slice(&outcome.stdout).unwrap_or(Value::Null);
     if outcome.exit.success() {
         return Ok(answer);
@@ -40,6 +46,7 @@ pub(crate) async fn call(
         Some("busy") => Kind::Busy,
         Some("unimplemented") => Kind::Unimplemented,
         Some("exhausted") => Kind::Exhausted,
+        Some("read_only") => Kind::Unavailable,
         _ => Kind::Broken,
     };
     failed(kind, format!("berth-helper {verb} {}: {}", outcome.exit, message.unwrap_or_else(said)))

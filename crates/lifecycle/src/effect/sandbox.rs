@@ -76,7 +76,7 @@ pub(super) async fn watch(context: &Context) -> Result<Outcome> {
         Ok(shim) => shim,
         Err(why) if exit::is_dead(&context.record) || context.rebooted() => {
             let text = match why {
-                Trouble::Failed(why) | Trouble::Living(why) => why.message,
+                Trouble::Failed(why) | Trouble::Living(why) | Trouble::Dead(why) => why.message,
                 Trouble::Aborted => return Err(Trouble::Aborted),
             };
             return Ok(Outcome::Lost(Lost::Shim(text)));

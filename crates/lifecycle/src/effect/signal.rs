@@ -23,9 +23,20 @@ pub(super) async fn terminate(context: &Context, id: &ContainerId) -> Result<Out
     let of_image = || image.parse::<Signal>().ok().map(Signal::number);
     let signal = c.spec.spec.stop_signal.or_else(of_image).unwrap_or(15);
     match connection(context).await?.kill(id.as_str(), None, signal, false).await {
+        // It may have got out: it is sent once, and the kill after the grace follows anyway.
+        Err(why) if unknown(&why) => {
+            tracing::warn!(container = %id, error = %why, "the stop signal may not have been sent");
+            Ok(Outcome::Done)
+        }
         Err(why) if !over(why.kind()) => Err(why.into()),
         _ => Ok(Outcome::Done),
     }
+}
+
+/// Nobody knows whether the call took effect.
+fn unknown(why: &berth_shim_client::Error) -> bool {
+    use berth_shim_client::Error;
+    matches!(why, Error::TimedOut { .. } | Error::Lost { .. } | Error::Reply { .. })
 }
 
 /// Ended already, or not there.

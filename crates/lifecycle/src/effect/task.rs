@@ -85,8 +85,20 @@ fn options(context: &Context, id: &ContainerId) -> Result<Any> {
     Ok(options.into_any()?)
 }
 
-/// Kills what may run, and deletes the task. A dead shim's binary does it in its place.
+/// Kills what may run, and deletes the task. If it cannot be deleted, what it was about is dead all
+/// the same, or it is said who lives.
 pub(super) async fn release(context: &Context, id: &ContainerId) -> Result<()> {
+    match delete(context, id).await {
+        Err(Trouble::Failed(why)) => {
+            exit::settle(context, id).await?;
+            Err(Trouble::Dead(why))
+        }
+        done => done,
+    }
+}
+
+/// A dead shim's binary does it in the shim's place.
+async fn delete(context: &Context, id: &ContainerId) -> Result<()> {
     if context.rebooted() {
         return Ok(());
     }
@@ -118,7 +130,17 @@ async fn without_shim(context: &Context, id: &ContainerId, why: Trouble) -> Resu
 async fn end(shim: &Shim, id: &ContainerId) -> Result<()> {
     let name = id.as_str();
     let absent = |kind| kind == ShimKind::NotFound;
-    match shim.state(name, None).await {
+    let state = match shim.state(name, None).await {
+        // It is being made: killed, it is unmade.
+        Err(why) if why.kind() == ShimKind::WrongState => {
+            match shim.kill(name, None, 9, true).await {
+                Err(why) if !absent(why.kind()) => return Err(why.into()),
+                _ => shim.state(name, None).await,
+            }
+        }
+        state => state,
+    };
+    match state {
         Err(why) if absent(why.kind()) => return Ok(()),
         Err(why) => return Err(why.into()),
         Ok(state) if state.status == Status::Stopped => {}

@@ -193,13 +193,13 @@ impl Machine {
             } else if terminating || !self.jobs.contains_key(&subject) {
                 self.abort(&subject);
             }
-        } else if !stop.signalled && busy == Busy::Idle {
+        } else if !stop.signalled && busy == Busy::Idle && due {
             self.set_stop(id, Stop { signalled: true, ..stop });
             self.start_saved(subject, Verb::Terminate);
         }
     }
 
-    fn set_stop(&mut self, id: &ContainerId, stop: Stop) {
+    pub(super) fn set_stop(&mut self, id: &ContainerId, stop: Stop) {
         if let Some(c) = self.record_mut().container_mut(id) {
             c.stop = Some(stop);
         }
@@ -394,6 +394,7 @@ impl Machine {
             self.generation += 1;
             self.saving = Some(generation);
             self.saving_reasons = super::Reasons::of(&self.record);
+            self.saving_answers = super::Answers::of(&self.record);
             self.dirty = false;
             self.unsaved_leftovers = self.leftovers.len();
             self.out.push(Command::Save(generation, self.leftovers.clone()));

@@ -7,15 +7,24 @@ use crate::Kind;
 use crate::holding::{ContainerHolding, Holding, PodHolding};
 use crate::id::ContainerId;
 use crate::job::{Job, Outcome, Subject, Verb};
-use crate::record::{ContainerWish, Exit, Failure, Leftover, Lost, PodWish, Status};
+use crate::record::{ContainerWish, Exit, Failure, Leftover, Lost, PodWish, Status, Stop};
+
+/// What is known, of a job that failed, about the processes that it was about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Unknown,
+    Lives,
+    Dead,
+}
 
 impl Machine {
     pub(super) fn ended(&mut self, job: &Job, outcome: Outcome, now: Nanos) {
         self.jobs.remove(&job.subject);
         match outcome {
             Outcome::Aborted => return,
-            Outcome::Failed(failure) => return self.failed(job, failure, false, now),
-            Outcome::Living(failure) => return self.failed(job, failure, true, now),
+            Outcome::Failed(failure) => return self.failed(job, failure, Life::Unknown, now),
+            Outcome::Living(failure) => return self.failed(job, failure, Life::Lives, now),
+            Outcome::Dead(failure) => return self.failed(job, failure, Life::Dead, now),
             Outcome::Pod(fact) => self.record_mut().hold(fact),
             Outcome::Container(fact) => {
                 if let Some(c) = job.subject.container()
@@ -32,6 +41,17 @@ impl Machine {
             self.tries.remove(&job.subject);
         }
         self.dirty = true;
+    }
+
+    /// The stop signal did not get out: it is sent again while the grace runs.
+    fn unsent(&mut self, subject: &Subject, failure: Failure, now: Nanos) {
+        let Some(id) = subject.container() else { return };
+        let stop = self.record.containers.get(id).and_then(|c| c.stop);
+        if let Some(stop) = stop {
+            self.set_stop(id, Stop { signalled: false, ..stop });
+            self.dirty = true;
+            self.try_again(subject, failure, now);
+        }
     }
 
     fn done_with(&mut self, job: &Job, now: Nanos) {
@@ -79,20 +99,20 @@ impl Machine {
         }
     }
 
-    fn failed(&mut self, job: &Job, failure: Failure, living: bool, now: Nanos) {
+    fn failed(&mut self, job: &Job, failure: Failure, life: Life, now: Nanos) {
         match (&job.subject, job.verb) {
             (Subject::Pod(_), Verb::Acquire) => self.creation_failed(failure),
             (Subject::Container(id, h), Verb::Acquire) => {
                 self.container_failed(&id.clone(), *h, failure);
             }
             (Subject::Update(id), _) => self.update_failed(&id.clone(), &failure),
-            (_, Verb::Terminate) => {} // the grace still runs, and ends in a kill
+            (subject, Verb::Terminate) => self.unsent(&subject.clone(), failure, now),
             (subject, _) => {
                 self.try_again(subject, failure.clone(), now);
-                if living {
+                if life == Life::Lives {
                     self.tell_who_lives(subject.container(), &failure);
                 } else if job.verb == Verb::Release {
-                    self.leave_over(&job.subject, failure, now);
+                    self.leave_over(&job.subject, failure, life, now);
                 }
             }
         }
@@ -162,31 +182,50 @@ impl Machine {
         }
     }
 
-    fn leave_over(&mut self, subject: &Subject, failure: Failure, now: Nanos) {
+    fn leave_over(&mut self, subject: &Subject, failure: Failure, life: Life, now: Nanos) {
         let since = self.tries.get(subject).map_or(now, |t| t.since);
         let timed_out = failure.kind == Kind::TimedOut;
-        if now - since < LEFT_OVER_AFTER && !timed_out {
+        let early = now - since < LEFT_OVER_AFTER;
+        if early && !timed_out {
             return;
         }
         let ended = |id| self.record.containers.get(id).is_some_and(|c| c.exit.is_some());
+        let wanted = |id| {
+            let wish = self.record.containers.get(id).map(|c| c.wish);
+            self.record.wish < PodWish::Stop && wish.is_some_and(|wish| wish < ContainerWish::Stop)
+        };
         let holding = match subject {
-            // A task that was not seen to end may still run: it is tried for ever.
-            Subject::Container(id, ContainerHolding::Task) if !ended(id) => return,
+            // What was not seen to end may still run, unless nobody is there: it is tried for ever.
+            Subject::Container(id, ContainerHolding::Task)
+                if !ended(id) && (early || life != Life::Dead) =>
+            {
+                return;
+            }
+            // Its bundle goes with it, and is still wanted.
+            Subject::Container(id, ContainerHolding::Task) if wanted(id) => return,
             Subject::Container(_, h) => h.name(),
             Subject::Pod(h) => h.name(),
             _ => return,
         };
-        self.leftovers.push(Leftover {
-            pod: self.record.id.clone(),
+        let record = Arc::clone(&self.record);
+        let leftover = |holding: &str| Leftover {
+            pod: record.id.clone(),
             container: subject.container().cloned(),
             holding: holding.to_owned(),
-            error: failure.message,
+            error: failure.message.clone(),
             since,
-            boot_id: self.record.boot_id.clone(),
-            record: Arc::clone(&self.record),
-        });
+            boot_id: record.boot_id.clone(),
+            record: Arc::clone(&record),
+        };
+        self.leftovers.push(leftover(holding));
         self.tries.remove(subject);
         self.done_with(&Job { subject: subject.clone(), verb: Verb::Release }, now);
+        // What ends a task later needs the bundle that it was made from.
+        if let Subject::Container(id, ContainerHolding::Task) = subject {
+            self.leftovers.push(leftover(ContainerHolding::Bundle.name()));
+            let subject = Subject::Container(id.clone(), ContainerHolding::Bundle);
+            self.done_with(&Job { subject, verb: Verb::Release }, now);
+        }
         self.dirty = true;
     }
 
@@ -201,6 +240,7 @@ impl Machine {
         self.save_again_at = None;
         self.saved_generation = generation;
         self.saved_reasons = std::mem::take(&mut self.saving_reasons);
+        self.saved_answers = std::mem::take(&mut self.saving_answers);
         self.leftovers.drain(..std::mem::take(&mut self.unsaved_leftovers));
         for (_, job) in ready {
             self.start_now(job.subject, job.verb);
@@ -213,13 +253,37 @@ impl Machine {
         self.save_again_at = Some(now + SECOND);
         let text = format!("the pod's record cannot be saved: {error}");
         let failure = Failure::new(Kind::Exhausted, text);
+        self.refuse_unsaved(&failure);
         for job in waiting {
             // The slot stays intended: an earlier try may have left something there.
             if job.verb != Verb::Acquire {
                 self.start_now(job.subject, job.verb);
                 continue;
             }
-            self.failed(&job, failure.clone(), false, now);
+            self.failed(&job, failure.clone(), Life::Unknown, now);
+        }
+    }
+
+    /// A creation whose answer cannot be saved is not answered: an equal call claims it later.
+    fn refuse_unsaved(&mut self, failure: &Failure) {
+        let creates = |reply: &Result<Reply, Failure>| {
+            matches!(reply, Ok(Reply::Ready | Reply::Container(_)))
+        };
+        let (refused, kept) =
+            std::mem::take(&mut self.replies).into_iter().partition(|(_, _, r)| creates(r));
+        self.replies = kept;
+        for (_, token, reply) in refused {
+            match reply {
+                Ok(Reply::Ready) => self.record_mut().answered = self.saved_answers.pod,
+                Ok(Reply::Container(id)) => {
+                    let saved = self.saved_answers.containers.contains(&id);
+                    if let Some(c) = self.record_mut().container_mut(&id) {
+                        c.answered = saved;
+                    }
+                }
+                _ => {}
+            }
+            self.out.push(Command::Reply(token, Err(failure.clone())));
         }
     }
 

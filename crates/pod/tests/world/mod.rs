@@ -461,9 +461,23 @@ impl Moment {
         if lost || matches!(how, How::FailsBefore | How::FailsAfter) {
             self.failures += 1;
         }
+        if verb == Verb::Terminate && how == How::FailsBefore {
+            // It did not get out.
+            self.terminated.remove(subject);
+        }
+        let dead = verb == Verb::Release && !self.alive;
         let outcome = match how {
             How::AbortedBefore | How::AbortedAfter => Outcome::Aborted,
-            How::FailsBefore | How::FailsAfter => failed(),
+            // Whoever is not sure that the signal did not get out does not say so.
+            How::FailsAfter if verb == Verb::Terminate => Outcome::Done,
+            How::FailsBefore | How::FailsAfter => match (subject, failed()) {
+                (Subject::Container(_, ContainerHolding::Task), Outcome::Failed(failure))
+                    if dead =>
+                {
+                    Outcome::Dead(failure)
+                }
+                (_, failed) => failed,
+            },
             How::Works => match (subject, verb) {
                 (Subject::Pod(h), Verb::Acquire) => Outcome::Pod(pod_fact(*h)),
                 (Subject::Container(_, h), Verb::Acquire) => Outcome::Container(container_fact(*h)),
@@ -661,9 +675,36 @@ pub(crate) fn never_delete_an_ended_task() {
     let task = Subject::Container(id.clone(), ContainerHolding::Task);
     moment.alive = false;
     moment.happen(&Choice::End(Subject::Exit(id), How::Works), &script);
+    moment.happen(&Choice::Ask, &script);
     for _ in 0..60 {
         let choice = match moment.well() {
             Some(Choice::End(subject, _)) if subject == task => {
+                Choice::End(subject, How::FailsBefore)
+            }
+            Some(choice) => choice,
+            None => break,
+        };
+        moment.happen(&choice, &script);
+    }
+    assert!(moment.leftovers.contains(&subject_key(&task)), "it is tried for ever: {moment:#?}");
+    moment.settle(&script);
+}
+
+/// A task that never ran, and that the shim never lets go of, is left over all the same.
+pub(crate) fn never_delete_a_task_that_never_ran() {
+    let script = [Script::Run, Script::Create, Script::Start, Script::RemovePod];
+    let mut moment = Moment::first();
+    for _ in 0..2 {
+        moment.happen(&Choice::Ask, &script);
+        moment.come_to_rest(&script);
+    }
+    let id = moment.container.clone().expect("a container");
+    let task = Subject::Container(id, ContainerHolding::Task);
+    moment.happen(&Choice::Ask, &script);
+    for _ in 0..80 {
+        let choice = match moment.well() {
+            Some(Choice::End(subject, _)) if subject == task => {
+                moment.alive = false;
                 Choice::End(subject, How::FailsBefore)
             }
             Some(choice) => choice,
