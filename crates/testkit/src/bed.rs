@@ -178,6 +178,14 @@ impl Bed {
         Ok((pid, start.to_owned()))
     }
 
+    /// Whether a process of the node is dead; its parent, the node's PID 1, need not have reaped it.
+    #[must_use]
+    pub fn is_dead(&self, pid: u32) -> bool {
+        let stat = std::fs::read_to_string(self.node.path(&format!("/proc/{pid}/stat")));
+        let state = |text: &str| text.rsplit(')').next().map(str::trim_start).map(str::to_owned);
+        stat.ok().and_then(|text| state(&text)).is_none_or(|rest| rest.starts_with(['Z', 'X']))
+    }
+
     /// Runs Berth's own command line inside the node and returns what it printed.
     ///
     /// # Errors

@@ -43,6 +43,25 @@ enum Command {
     /// The stand-in CNI plugin; started by a daemon under test.
     #[command(hide = true)]
     Plugin,
+    /// The stand-in OCI runtime; started by a shim under test.
+    #[command(hide = true)]
+    Runtime {
+        /// Its directory.
+        dir: PathBuf,
+        /// The real runtime.
+        real: PathBuf,
+        /// The runtime's own command line.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// A FUSE file system that can stop answering; started by a test.
+    #[command(hide = true)]
+    Fuse {
+        /// Where to mount it.
+        at: PathBuf,
+        /// While this file exists nothing is answered.
+        silent: PathBuf,
+    },
     /// Follows a daemon and kills it at one line of its log; started by the crash harness.
     #[command(hide = true)]
     Trace {
@@ -66,6 +85,10 @@ fn main() -> Result<ExitCode> {
         Command::Image { name, to, docker } => image(&name, &to, docker)?,
         Command::Keeper { disk } => berth_testkit::keeper::run(&disk)?,
         Command::Plugin => return berth_testkit::plugin::run().map(ExitCode::from),
+        Command::Runtime { dir, real, arguments } => {
+            return berth_testkit::runtime::run(&dir, &real, &arguments).map(ExitCode::from);
+        }
+        Command::Fuse { at, silent } => berth_testkit::fuse::run(&at, &silent)?,
         Command::Trace { pid, number, after } => {
             let side = if after { Side::After } else { Side::Before };
             berth_testkit::tracer::run(pid, number.map(|number| Strike { number, side }))?;

@@ -4,6 +4,7 @@
 //! what the daemon meant to do; and each ends with the leak census.
 
 mod badinput;
+mod badworld;
 mod census;
 mod cli;
 mod daemon;

@@ -82,7 +82,7 @@ fn a_container_whose_shim_dies_is_dead_and_its_pod_not_ready() -> Result<()> {
         let status = bed.cri.exited(&id).await?;
         assert_eq!(status.exit_code, 255);
         assert!(!status.reason.is_empty());
-        assert!(!bed.node.path(&format!("/proc/{pid}")).exists(), "its process is dead, too");
+        assert!(bed.is_dead(pid), "its process is dead, too");
         let state = bed.cri.pod_status(&pod.id).await?.state();
         assert_eq!(state, PodSandboxState::SandboxNotready);
         assert_eq!(bed.identity(&bystander).await?, untouched);
@@ -102,7 +102,7 @@ fn a_shim_that_died_with_the_daemon_is_noticed_first_thing() -> Result<()> {
         bed.start().await?;
         let status = bed.cri.exited(&id).await?;
         assert_eq!(status.exit_code, 255);
-        assert!(!bed.node.path(&format!("/proc/{pid}")).exists());
+        assert!(bed.is_dead(pid), "its process is dead, too");
         bed.cri.clear(&pod.id).await?;
         Ok(())
     })
