@@ -17,7 +17,8 @@ pub enum Kind {
     Busy,
     /// A plugin took longer than allowed.
     TimedOut,
-    /// There is no network, or a plugin is missing or says that it cannot serve.
+    /// There is no network, a plugin is missing or says that it cannot serve, or the disk is
+    /// read-only.
     Unavailable,
     /// The network's version or configuration does not have this verb.
     Unimplemented,
@@ -187,6 +188,9 @@ impl Error {
                 Kind::Exhausted
             }
             Error::Cache { source, .. } if is_full(source) => Kind::Exhausted,
+            Error::Cache { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                Kind::Unavailable
+            }
             Error::Answer { .. }
             | Error::Run { .. }
             | Error::NoAddress { .. }

@@ -64,6 +64,8 @@ fn write(
     grown: &mpsc::SyncSender<()>,
 ) {
     let mut log = 0;
+    // Pods that are gone and whose rows could not be deleted: a restart must not bring them back.
+    let mut stale = Vec::new();
     while let Ok(first) = ops.recv() {
         let mut group = vec![first];
         group.extend(ops.try_iter().take(GROUP - 1));
@@ -83,9 +85,14 @@ fn write(
                         op.done()(Ok(rows));
                     }
                 }
+                delete(connection, &mut stale);
             }
             Err(why) => {
                 let why = failed(&places.database, &why);
+                stale.extend(group.iter().filter_map(|op| match op {
+                    Op::Forget { id, .. } => Some(id.clone()),
+                    _ => None,
+                }));
                 group.into_iter().for_each(|op| op.done()(Err(why.clone())));
             }
         }
@@ -93,6 +100,17 @@ fn write(
             log = 0;
         }
     }
+}
+
+/// Deletes rows as soon as the disk takes writes again; those that it does not take stay on the
+/// list.
+fn delete(connection: &Connection, stale: &mut Vec<String>) {
+    stale.retain(|id| {
+        let deleted = connection
+            .prepare_cached("DELETE FROM pods WHERE id = ?1")
+            .and_then(|mut delete| delete.execute([id]));
+        deleted.is_err()
+    });
 }
 
 /// About how much an operation adds to the log: pages are logged whole.
