@@ -203,7 +203,8 @@ impl PodTask {
                     tracing::debug!(target: "berth::effect", save = "end", pod = %id, forget = true);
                     rows.into_iter().map(Some).collect()
                 }
-                // A stale row stays: the pod holds nothing, and a restart forgets it again.
+                // A stale row stays until the disk takes writes again; the pod holds nothing, and a
+                // restart before that forgets it again.
                 Err(why) => {
                     tracing::warn!(target: "berth::effect", save = "end", pod = %id, forget = true, error = %why);
                     vec![None; left.len()]
