@@ -16,8 +16,10 @@
 //! the next start removes.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -140,17 +142,20 @@ impl Shelf {
         state.load(content);
         state.holds = crate::hold::read(&paths)?;
         state.snapshots = crate::snapshot::read(&paths)?;
-        let highest = reconcile(&paths, &mut state)?;
+        let found = reconcile(&paths, &mut state)?;
         let shelf = Self {
             paths,
             state: Mutex::new(state),
             database: Mutex::new(database),
             jobs: Mutex::default(),
-            next_number: AtomicU64::new(highest + 1),
+            next_number: AtomicU64::new(found.highest + 1),
             next_staging: AtomicU64::new(0),
             background: Arc::default(),
         };
         shelf.empty_leftovers()?;
+        for number in found.unlisted {
+            shelf.dispose(&shelf.paths.layer(number));
+        }
         shelf.sweep()?;
         Ok(shelf)
     }
@@ -398,37 +403,48 @@ impl Shelf {
         true
     }
 
+    /// Deletes what an earlier run left in the trash and under way.
     fn empty_leftovers(&self) -> Result<()> {
-        let staging = self.paths.staging();
-        for entry in std::fs::read_dir(&staging).map_err(|e| Error::file("read", &staging, e))? {
-            let entry = entry.map_err(|e| Error::file("read", &staging, e))?;
-            self.dispose(&entry.path());
+        // Listed before anything is added to it: what comes in from here on has a thread of its own.
+        let trash = names_in(&self.paths.trash())?;
+        let staging = names_in(&self.paths.staging())?;
+        // The earlier run may have had this very process number.
+        let numbers = trash.iter().chain(&staging).filter_map(|name| {
+            let (_, number) = name.to_str()?.rsplit_once('-')?;
+            number.parse::<u64>().ok()
+        });
+        let free = numbers.max().map_or(0, |highest| highest.wrapping_add(1));
+        self.next_staging.store(free, Ordering::Relaxed);
+        for name in staging {
+            self.dispose(&self.paths.staging().join(name));
         }
-        let trash = self.paths.trash();
-        let mut names = Vec::new();
-        for entry in std::fs::read_dir(&trash).map_err(|e| Error::file("read", &trash, e))? {
-            let entry = entry.map_err(|e| Error::file("read", &trash, e))?;
-            names.push(std::os::unix::ffi::OsStringExt::into_vec(entry.file_name()));
-        }
-        if !names.is_empty() {
-            self.delete_in_background(names);
+        if !trash.is_empty() {
+            self.delete_in_background(trash.into_iter().map(OsString::into_vec).collect());
         }
         Ok(())
     }
 }
 
+fn names_in(directory: &Path) -> Result<Vec<OsString>> {
+    let names = std::fs::read_dir(directory)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
+    names.map_err(|error| Error::file("read", directory, error))
+}
+
+/// Deletes every one of the names that can be deleted; gives the first error.
 fn delete(trash: &Path, names: &[Vec<u8>]) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(trash, flags, Mode::empty())?;
+    let mut outcome = Ok(());
     for name in names {
-        confined::remove_tree(fd.as_fd(), name)?;
+        outcome = outcome.and(confined::remove_tree(fd.as_fd(), name));
     }
-    Ok(())
+    outcome
 }
 
 /// Compares the record with the disk: a listed layer without its directory is forgotten, so that its
-/// images count as incomplete; a directory that nothing lists goes. Returns the highest number seen.
-fn reconcile(paths: &Paths, state: &mut State) -> Result<u64> {
+/// images count as incomplete.
+fn reconcile(paths: &Paths, state: &mut State) -> Result<Reconciled> {
     let layers = paths.layers();
     let mut found = HashSet::new();
     for entry in std::fs::read_dir(&layers).map_err(|e| Error::file("read", &layers, e))? {
@@ -446,11 +462,17 @@ fn reconcile(paths: &Paths, state: &mut State) -> Result<u64> {
     });
     let listed: HashSet<u64> = state.layers.values().map(|row| row.number).collect();
     let standing: HashSet<u64> = state.snapshots.values().flatten().copied().collect();
-    for number in found.iter().filter(|n| !listed.contains(n) && !standing.contains(n)) {
-        let (from, to) = (paths.layer(*number), paths.trash().join(format!("layer-{number}")));
-        std::fs::rename(&from, to).map_err(|e| Error::file("move to the trash", &from, e))?;
-    }
-    Ok(found.iter().chain(&standing).copied().max().unwrap_or(0))
+    let highest = found.iter().chain(&standing).copied().max().unwrap_or(0);
+    found.retain(|number| !listed.contains(number) && !standing.contains(number));
+    Ok(Reconciled { highest, unlisted: found })
+}
+
+/// What the disk has of layers.
+struct Reconciled {
+    /// The highest number in use, 0 if there is none.
+    highest: u64,
+    /// Directories that neither the record nor a container refers to.
+    unlisted: HashSet<u64>,
 }
 
 /// A directory under way.
