@@ -30,6 +30,6 @@ pub mod view;
 pub use error::Error;
 pub use figures::Step;
 pub use node::{ExecOutput, Node};
-pub use settings::{Handler, Settings};
+pub use settings::{Handler, SandboxMode, Settings, ShimKind, ShimOptions};
 pub use start::{Parts, plugins_cgroup};
 pub use view::{ContainerState, ContainerView, NodeReport, PodView};

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_oci::facts::{HandlerFacts, NodeFacts};
+use berth_shim_client::Any;
+use serde::{Deserialize, Serialize};
 
 /// Places and policies, as the daemon's configuration has them.
 #[derive(Clone, Debug)]
@@ -46,14 +48,64 @@ pub struct Settings {
 }
 
 /// A runtime handler: a shim, and what it is told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Handler {
     /// The shim's binary.
     pub shim: PathBuf,
+    /// Whose shim it is.
+    pub kind: ShimKind,
     /// The OCI runtime that our shim drives; none lets it choose.
     pub runtime: Option<PathBuf>,
     /// Where that runtime keeps its state.
     pub runtime_root: PathBuf,
+    /// What a shim by others is told, at `start` and with each task; none sends nothing.
+    pub options: Option<ShimOptions>,
+    /// How the shim is given the sandbox.
+    pub sandbox: SandboxMode,
     /// What its runtime can do, and what is passed on to it.
     pub facts: HandlerFacts,
+}
+
+/// Whose shim a handler has: what it takes as options, and whether it has our own services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShimKind {
+    /// Berth's own: it writes the log itself and drives the OCI runtime that it is told.
+    Berth,
+    /// Any other: what the shim v2 contract says, and nothing more.
+    Other,
+}
+
+/// How a shim is given the sandbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SandboxMode {
+    /// By the Sandbox API where the shim has it, or else as a task.
+    #[default]
+    Auto,
+    /// By the Sandbox API.
+    Sandbox,
+    /// As a task that runs the built-in pause.
+    Task,
+}
+
+/// The options of a shim: an encoded message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShimOptions {
+    /// The message's type: `containerd.runc.v1.Options` or `runtimeoptions.v1.Options`.
+    pub type_url: String,
+    /// The message.
+    pub value: Vec<u8>,
+}
+
+impl From<ShimOptions> for Any {
+    fn from(options: ShimOptions) -> Any {
+        Any { type_url: options.type_url, value: options.value }
+    }
+}
+
+impl From<Any> for ShimOptions {
+    fn from(options: Any) -> ShimOptions {
+        ShimOptions { type_url: options.type_url, value: options.value }
+    }
 }

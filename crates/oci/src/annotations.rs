@@ -8,15 +8,36 @@ use crate::facts::{ContainerInput, PodInput};
 
 const PREFIX: &str = "io.kubernetes.cri.";
 
-/// Is `name` on the list: named as it stands, or by a prefix that ends in `*`.
+/// Is `name` on the list: as it stands, or by a pattern.
 fn allowed(list: &[String], name: &str) -> bool {
     // Ours tell a shim which sandbox a container joins: nobody else may say that.
     let reserved = name.starts_with(PREFIX) || name == "io.containerd.runc.v2.group";
-    !reserved
-        && list.iter().any(|entry| match entry.strip_suffix('*') {
-            Some(prefix) => name.starts_with(prefix),
-            None => name == entry,
-        })
+    !reserved && list.iter().any(|pattern| matches(pattern.as_bytes(), name.as_bytes()))
+}
+
+/// `*` is any text, `?` any one character. A star takes as little as it can and more when what
+/// follows does not fit; only the last one need ever be tried again.
+fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut p, mut n) = (0, 0);
+    let mut last_star = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                last_star = Some((p, n));
+                p += 1;
+            }
+            Some(b'?') => (p, n) = (p + 1, n + 1),
+            Some(byte) if *byte == name[n] => (p, n) = (p + 1, n + 1),
+            _ => match last_star {
+                Some((star, taken)) => {
+                    last_star = Some((star, taken + 1));
+                    (p, n) = (star + 1, taken + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|byte| *byte == b'*')
 }
 
 fn pass(to: &mut BTreeMap<String, String>, from: &StringMap, list: &[String]) {
@@ -70,4 +91,42 @@ pub(crate) fn of_sandbox(pod: &PodInput<'_>, image: &str) -> BTreeMap<String, St
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_fits_a_whole_name() {
+        let fits = |pattern: &str, name: &str| matches(pattern.as_bytes(), name.as_bytes());
+        for (pattern, name) in [
+            ("io.katacontainers.*", "io.katacontainers.config.hypervisor"),
+            ("*", "anything"),
+            ("*", ""),
+            ("a*b*c", "a--b-b--c"),
+            ("*.example.com/*", "team.example.com/cpu"),
+            ("dev.gvisor.?", "dev.gvisor.x"),
+            ("plain", "plain"),
+        ] {
+            assert!(fits(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [
+            ("plain", "plainer"),
+            ("plain*", "plai"),
+            ("a*b", "a-b-c"),
+            ("dev.gvisor.?", "dev.gvisor."),
+            ("", "x"),
+        ] {
+            assert!(!fits(pattern, name), "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn nobody_but_berth_says_which_sandbox_a_container_joins() {
+        let all = ["*".to_owned()];
+        assert!(!allowed(&all, "io.kubernetes.cri.sandbox-id"));
+        assert!(!allowed(&all, "io.containerd.runc.v2.group"));
+        assert!(allowed(&all, "io.kubernetes.container.hash"));
+    }
 }

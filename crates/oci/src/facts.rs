@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use berth_pod::spec::{ContainerSpec, ImageFacts, ResolvedUser, SandboxSpec};
 use berth_pod::{ContainerId, SandboxId};
+use serde::{Deserialize, Serialize};
 
 use crate::capability::CapabilitySet;
 use crate::spec::{DeviceKind, Rlimit, Seccomp};
@@ -118,7 +119,7 @@ pub fn oom_floor(restrict: bool, own: i32, may_lower: bool) -> Option<i32> {
 }
 
 /// Facts about the runtime handler of the pod.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HandlerFacts {
     /// Does its runtime know the mount option `rro`.
     pub recursive_read_only: bool,
@@ -126,7 +127,8 @@ pub struct HandlerFacts {
     pub id_mapped_mounts: bool,
     /// Privileged containers get no devices of the host.
     pub privileged_without_host_devices: bool,
-    /// Pod annotations that are passed on: names, or prefixes that end in `*`.
+    /// Pod annotations that are passed on: names, in which `*` and `?` stand for any text and any
+    /// one character.
     pub pod_annotations: Vec<String>,
     /// Container annotations that are passed on, likewise.
     pub container_annotations: Vec<String>,

@@ -2,23 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::file::{self, Driver, File, Format};
+use super::handlers::HandlerConfig;
 use super::{Error, duration};
-
-/// The name that a handler table must have to be a RuntimeClass's handler (RFC 1123 label).
-const HANDLER_NAME_MAX: usize = 63;
 
 /// No deadline is longer: what takes more is stuck.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// The longest path of a unix socket (`sun_path`, with its NUL).
 const SOCKET_PATH_MAX: usize = 107;
-
-/// The shim of a handler that names none: then it differs by its OCI runtime.
-const OUR_SHIM: &str = "containerd-shim-berth-v1";
 
 /// Berth's configuration, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,14 +32,6 @@ pub(crate) struct Config {
     pub(crate) network: NetworkConfig,
     pub(crate) images: ImagesConfig,
     pub(crate) deadlines: DeadlinesConfig,
-}
-
-/// A handler, checked.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct HandlerConfig {
-    pub(crate) shim: String,
-    pub(crate) runtime: Option<String>,
-    pub(crate) runtime_root: PathBuf,
 }
 
 /// `[network]`, checked.
@@ -78,7 +65,7 @@ pub(crate) struct DeadlinesConfig {
 /// Tells which file and line set a key.
 type Place<'a> = &'a dyn Fn(&str) -> String;
 
-struct Check<'a> {
+pub(super) struct Check<'a> {
     place: Place<'a>,
 }
 
@@ -109,7 +96,12 @@ fn some(text: &str) -> Option<String> {
 }
 
 impl Check<'_> {
-    fn refuse<T>(&self, key: &str, value: impl std::fmt::Debug, advice: &str) -> Result<T, Error> {
+    pub(super) fn refuse<T>(
+        &self,
+        key: &str,
+        value: impl std::fmt::Debug,
+        advice: &str,
+    ) -> Result<T, Error> {
         Err(Error::Value {
             at: (self.place)(key),
             key: key.to_owned(),
@@ -118,7 +110,7 @@ impl Check<'_> {
         })
     }
 
-    fn absolute(&self, key: &str, given: &str) -> Result<PathBuf, Error> {
+    pub(super) fn absolute(&self, key: &str, given: &str) -> Result<PathBuf, Error> {
         if !given.starts_with('/') || given.contains('\0') {
             return self.refuse(key, given, "give an absolute path");
         }
@@ -175,37 +167,7 @@ impl Check<'_> {
         Ok(file.pods.clone())
     }
 
-    fn handlers(
-        &self,
-        file: &File,
-        state: &Path,
-    ) -> Result<BTreeMap<String, HandlerConfig>, Error> {
-        let mut handlers = BTreeMap::new();
-        for (name, given) in &file.handlers {
-            let key = format!("handlers.{name}");
-            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-            if name.is_empty() || name.len() > HANDLER_NAME_MAX || !name.chars().all(plain) {
-                let advice = "name it with at most 63 lower-case letters, digits and '-'";
-                return self.refuse(&key, name, advice);
-            }
-            let runtime_root = match given.runtime_root.as_str() {
-                "" => state.join("oci").join(name),
-                path => self.absolute(&format!("{key}.runtime_root"), path)?,
-            };
-            let runtime = match given.runtime.as_str() {
-                "" => None,
-                runtime => Some(self.program(&format!("{key}.runtime"), runtime)?),
-            };
-            let shim = match given.shim.as_str() {
-                "" => OUR_SHIM.to_owned(),
-                shim => self.program(&format!("{key}.shim"), shim)?,
-            };
-            handlers.insert(name.clone(), HandlerConfig { shim, runtime, runtime_root });
-        }
-        Ok(handlers)
-    }
-
-    fn program(&self, key: &str, given: &str) -> Result<String, Error> {
+    pub(super) fn program(&self, key: &str, given: &str) -> Result<String, Error> {
         if given.is_empty() || (given.contains('/') && !given.starts_with('/')) {
             return self.refuse(key, given, "give an absolute path, or a name to be looked for");
         }

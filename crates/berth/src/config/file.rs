@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use berth_lifecycle::SandboxMode;
 use serde::{Deserialize, Serialize};
 
 /// A whole file.
@@ -88,12 +89,56 @@ pub(crate) struct Pods {
 }
 
 /// `[handlers.<name>]`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Handler {
     pub(crate) shim: String,
     pub(crate) runtime: String,
     pub(crate) runtime_root: String,
+    pub(crate) options_type: OptionsType,
+    pub(crate) options: toml::Table,
+    pub(crate) sandbox: SandboxMode,
+    pub(crate) pod_annotations: Vec<String>,
+    pub(crate) container_annotations: Vec<String>,
+    pub(crate) base_spec: String,
+    pub(crate) cni_conf_dir: String,
+    pub(crate) privileged: bool,
+    pub(crate) privileged_without_host_devices: bool,
+}
+
+/// A table needs only the keys that differ from these: they are the default handler's.
+impl Default for Handler {
+    fn default() -> Self {
+        Self {
+            shim: String::new(),
+            runtime: String::new(),
+            runtime_root: String::new(),
+            options_type: OptionsType::Found,
+            options: toml::Table::new(),
+            sandbox: SandboxMode::Auto,
+            pod_annotations: Vec::new(),
+            container_annotations: Vec::new(),
+            base_spec: String::new(),
+            cni_conf_dir: String::new(),
+            privileged: true,
+            privileged_without_host_devices: false,
+        }
+    }
+}
+
+/// Which message a shim takes its options in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum OptionsType {
+    /// As the shim's name says.
+    #[default]
+    #[serde(rename = "")]
+    Found,
+    /// runc's.
+    #[serde(rename = "containerd.runc.v1.Options")]
+    Runc,
+    /// Everybody else's.
+    #[serde(rename = "runtimeoptions.v1.Options")]
+    Runtime,
 }
 
 /// `[helper]`.

@@ -7,12 +7,14 @@ mod checked;
 mod duration;
 mod file;
 mod fits;
+mod handlers;
 mod source;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use checked::{Config, HandlerConfig, check};
+pub(crate) use checked::{Config, check};
 pub(crate) use file::{File, Format};
+pub(crate) use handlers::{HandlerConfig, shim_name};
 pub(crate) use source::Source;
 
 /// Where the configuration is when nothing else is said.

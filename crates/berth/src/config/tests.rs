@@ -107,3 +107,104 @@ fn files_and_drop_ins_are_read_from_disk_in_the_order_of_their_names() {
     let absent = Loaded::read(Some(&temp.path().join("none.toml")));
     assert!(matches!(absent, Err(Error::Read { .. })));
 }
+
+#[test]
+fn a_shim_is_named_by_its_path_its_binary_or_its_runtime_type() {
+    let shim = |given: &str| {
+        let text = format!("[handlers.x]\nshim = {given:?}\n");
+        let loaded = loaded(&[("/c.toml", &text)]).unwrap();
+        loaded.check().unwrap().handlers["x"].shim.clone()
+    };
+    assert_eq!(shim("io.containerd.runc.v2"), "containerd-shim-runc-v2");
+    assert_eq!(shim("org.example.my.v10"), "containerd-shim-my-v10");
+    assert_eq!(
+        shim("/opt/kata/bin/containerd-shim-kata-v2"),
+        "/opt/kata/bin/containerd-shim-kata-v2"
+    );
+    assert_eq!(shim("containerd-shim-kata-v2"), "containerd-shim-kata-v2");
+    assert_eq!(shim(""), "containerd-shim-berth-v1");
+    // Neither a type nor a path: a name to be looked for.
+    assert_eq!(shim("runc.v2"), "runc.v2");
+}
+
+#[test]
+fn options_are_sent_in_the_message_that_the_shim_takes() {
+    let options = |text: &str| {
+        let text = format!("[handlers.x]\n{text}");
+        loaded(&[("/c.toml", &text)]).unwrap().check().unwrap().handlers["x"].options.clone()
+    };
+    let of = |text: &str| options(text).map(|options| options.type_url);
+    let (runc, other) = ("containerd.runc.v1.Options", "runtimeoptions.v1.Options");
+    for (text, wanted) in [
+        ("shim = \"io.containerd.runc.v2\"\noptions.binary_name = \"crun\"", Some(runc)),
+        ("shim = \"/x/containerd-shim-runc-v2\"\noptions.BinaryName = \"crun\"", Some(runc)),
+        ("shim = \"io.containerd.runsc.v1\"\noptions.ConfigPath = \"/r\"", Some(other)),
+        ("shim = \"/x/mine\"\noptions.config_body = \"a = 1\"", Some(other)),
+        ("shim = \"/x/mine\"\noptions_type = \"containerd.runc.v1.Options\"", Some(runc)),
+        ("shim = \"io.containerd.runc.v2\"", None),
+        ("shim = \"io.containerd.runsc.v1\"\noptions = {}", None),
+    ] {
+        assert_eq!(of(text).as_deref(), wanted, "{text}");
+    }
+    let [by_field, as_containerd] = ["config_path", "ConfigPath"].map(|key| {
+        options(&format!("shim = \"io.containerd.runsc.v1\"\noptions.{key} = \"/r\"")).unwrap()
+    });
+    assert_eq!(by_field, as_containerd);
+    assert_eq!(by_field.value, b"\x12\x02/r");
+}
+
+#[test]
+fn options_that_a_shim_does_not_take_are_refused_with_their_key() {
+    let runc = "[handlers.x]\nshim = \"io.containerd.runc.v2\"\n";
+    for (text, words) in [
+        (
+            format!("{runc}[handlers.x.options]\nroot = \"/r\"\nbinary = \"crun\"\n"),
+            [":5: handlers.x.options.binary is", "unknown field", "containerd.runc.v1.Options"],
+        ),
+        (
+            format!("{runc}options = {{ systemd_cgroup = \"yes\" }}\n"),
+            [":3: handlers.x.options.systemd_cgroup is", "invalid type", "boolean"],
+        ),
+        (
+            format!("{runc}options = {{ Root = \"/a\", root = \"/b\" }}\n"),
+            [":3: handlers.x.options is", "duplicate field", "root"],
+        ),
+        (
+            format!("{runc}options.config_path = \"/r\"\n"),
+            [":3: handlers.x.options.config_path is", "unknown field", "options_type"],
+        ),
+        (
+            "[handlers.x]\noptions.root = \"/r\"\n".to_owned(),
+            [":2: handlers.x.options is", "`runtime_root`", "leave it out"],
+        ),
+        (
+            format!("{runc}options_type = \"mine\"\n"),
+            [":3: unknown variant `mine`", "containerd.runc.v1.Options", "runtimeoptions"],
+        ),
+        (format!("{runc}sandbox = \"no\"\n"), [":3: unknown variant `no`", "auto", "task"]),
+        (
+            format!("{runc}pod_annotations = [\"a b\"]\n"),
+            [":3: handlers.x.pod_annotations is", "a b", "* and ?"],
+        ),
+        (format!("{runc}base_spec = \"x\"\n"), [":3: handlers.x.base_spec is", "absolute", ""]),
+    ] {
+        let said = refusal(&text);
+        for word in words {
+            assert!(said.contains(word), "{text}: no {word:?} in {said}");
+        }
+    }
+}
+
+#[test]
+fn a_handler_in_two_files_has_the_keys_of_both_and_the_later_one_s_values() {
+    let loaded = loaded(&[
+        ("/c.toml", "[handlers.x]\nshim = \"io.containerd.kata.v2\"\nprivileged = false\n"),
+        ("/d.toml", "[handlers.x]\nshim = \"io.containerd.runsc.v1\"\n"),
+    ])
+    .unwrap();
+    let handler = &loaded.check().unwrap().handlers["x"];
+    assert_eq!(handler.shim, "containerd-shim-runsc-v1");
+    assert!(!handler.privileged);
+    let twice = "[handlers.x]\nshim = \"a\"\n[handlers.x]\nshim = \"b\"\n";
+    assert!(refusal(twice).starts_with("/etc/berth/config.toml:3: duplicate key"));
+}

@@ -10,13 +10,13 @@ use berth_cgroup::Cgroups;
 use berth_cni::{Network, Rendered};
 use berth_cri::{Condition, Conditions, Cri, Handler, Parts};
 use berth_image::Store;
-use berth_lifecycle::{Node, Settings};
+use berth_lifecycle::{Node, Settings, ShimKind};
 use berth_oci::facts::{HandlerFacts, NodeFacts};
 use berth_proto::node::v1::node_server::NodeServer;
 
 use super::network_watch::NetworkWatch;
 use super::rest::Rest;
-use crate::config::{Config, HandlerConfig};
+use crate::config::{Config, HandlerConfig, shim_name};
 use crate::facts::{self, RuntimeFacts};
 use crate::find;
 use crate::metrics::{self, Calls};
@@ -166,12 +166,20 @@ fn network_settings(config: &Config, plugins: Vec<PathBuf>) -> berth_cni::Settin
 fn settings(config: &Config, found: &[Found], node: NodeFacts) -> anyhow::Result<Settings> {
     let handler = |found: &Found| berth_lifecycle::Handler {
         shim: found.shim.clone(),
+        kind: match shim_name(&found.config.shim) {
+            Some((name, _)) if name != "berth" => ShimKind::Other,
+            _ => ShimKind::Berth,
+        },
         runtime: Some(found.runtime.clone()),
         runtime_root: found.config.runtime_root.clone(),
+        options: found.config.options.clone(),
+        sandbox: found.config.sandbox,
         facts: HandlerFacts {
             recursive_read_only: found.facts.recursive_read_only,
             id_mapped_mounts: found.facts.id_mapped_mounts,
-            ..HandlerFacts::default()
+            privileged_without_host_devices: found.config.privileged_without_host_devices,
+            pod_annotations: found.config.pod_annotations.clone(),
+            container_annotations: found.config.container_annotations.clone(),
         },
     };
     let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").context("hostname")?;
@@ -225,10 +233,10 @@ fn cri_handlers(config: &Config, found: &[Found]) -> Vec<Handler> {
 
 /// `containerd-shim-runc-v2` → `io.containerd.runc.v2`, the name that tools know a shim by.
 fn runtime_type(shim: &Path) -> String {
-    let file = shim.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    match file.strip_prefix("containerd-shim-").and_then(|rest| rest.rsplit_once('-')) {
+    let file = shim.file_name().unwrap_or_default().to_string_lossy();
+    match shim_name(&file) {
         Some((name, version)) => format!("io.containerd.{name}.{version}"),
-        None => file,
+        None => file.into_owned(),
     }
 }
 

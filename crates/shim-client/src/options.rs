@@ -1,0 +1,121 @@
+//! The options of shims by others: two messages, of which each shim takes one.
+
+use berth_proto::{runc_options, runtime_options};
+
+use crate::{Any, Error, Result};
+
+/// `containerd.runc.v1.Options`: what shims of the runc kind take.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuncOptions {
+    /// Do not `pivot_root` (a root file system in memory).
+    pub no_pivot_root: bool,
+    /// Containers keep the daemon's session keyring.
+    pub no_new_keyring: bool,
+    /// The cgroup of the shim, if it is to have one of its own.
+    pub shim_cgroup: String,
+    /// Owner of the stdio pipes.
+    pub io_uid: u32,
+    /// Their group.
+    pub io_gid: u32,
+    /// The OCI runtime; "" is `runc` on PATH.
+    pub binary_name: String,
+    /// Where the OCI runtime keeps its state; "" is the shim's own choice.
+    pub root: String,
+    /// Cgroups are made through systemd.
+    pub systemd_cgroup: bool,
+    /// Where CRIU puts images.
+    pub criu_image_path: String,
+    /// Where CRIU works.
+    pub criu_work_path: String,
+}
+
+impl RuncOptions {
+    /// The message's type.
+    pub const TYPE: &'static str = "containerd.runc.v1.Options";
+
+    /// The options as a message.
+    ///
+    /// # Errors
+    /// They cannot be encoded (more than 2 GiB).
+    pub fn into_any(self) -> Result<Any> {
+        encode(
+            Self::TYPE,
+            &runc_options::Options {
+                no_pivot_root: self.no_pivot_root,
+                no_new_keyring: self.no_new_keyring,
+                shim_cgroup: self.shim_cgroup,
+                io_uid: self.io_uid,
+                io_gid: self.io_gid,
+                binary_name: self.binary_name,
+                root: self.root,
+                systemd_cgroup: self.systemd_cgroup,
+                criu_image_path: self.criu_image_path,
+                criu_work_path: self.criu_work_path,
+                ..runc_options::Options::default()
+            },
+        )
+    }
+}
+
+/// `runtimeoptions.v1.Options`: what every other shim takes, if it takes any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuntimeOptions {
+    /// What the configuration is, in the shim's own words.
+    pub type_url: String,
+    /// Its configuration file.
+    pub config_path: String,
+    /// The configuration itself, in place of a file.
+    pub config_body: Vec<u8>,
+}
+
+impl RuntimeOptions {
+    /// The message's type.
+    pub const TYPE: &'static str = "runtimeoptions.v1.Options";
+
+    /// The options as a message.
+    ///
+    /// # Errors
+    /// They cannot be encoded (more than 2 GiB).
+    pub fn into_any(self) -> Result<Any> {
+        encode(
+            Self::TYPE,
+            &runtime_options::Options {
+                type_url: self.type_url,
+                config_path: self.config_path,
+                config_body: self.config_body,
+                ..runtime_options::Options::default()
+            },
+        )
+    }
+}
+
+fn encode(type_url: &str, message: &impl protobuf::Message) -> Result<Any> {
+    let value = message.write_to_bytes().map_err(|e| Error::Request {
+        call: "Create",
+        id: String::new(),
+        why: format!("its options: {e}"),
+    })?;
+    Ok(Any { type_url: type_url.to_owned(), value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_stand_in_the_fields_that_their_shims_read() {
+        let runc = RuncOptions {
+            binary_name: "crun".into(),
+            systemd_cgroup: true,
+            ..RuncOptions::default()
+        };
+        let any = runc.into_any().unwrap();
+        assert_eq!(any.type_url, "containerd.runc.v1.Options");
+        // Field 6, text; field 9, true.
+        assert_eq!(any.value, b"\x32\x04crun\x48\x01");
+        let other = RuntimeOptions { config_path: "/r".into(), ..RuntimeOptions::default() };
+        let any = other.into_any().unwrap();
+        assert_eq!(any.type_url, "runtimeoptions.v1.Options");
+        assert_eq!(any.value, b"\x12\x02/r");
+    }
+}
