@@ -2,8 +2,7 @@
 //!
 //! ```text
 //!  images.db      what is listed (see [`crate::database`])
-//!  l/<number>     layers, in overlay's own form; short names, because the option string of a mount
-//!                 ends at one page
+//!  l/<number>     layers, in overlay's own form; short names: a mount's options must fit a page
 //!  snapshots/<key>/{lower,upper,work}    one per container
 //!  holds/<holder> a symbolic link to the id of the image that the holder needs
 //!  staging/       layers under way; emptied at every start
