@@ -13,7 +13,7 @@ use crate::effect::{Context, cancel, connection};
 use crate::exec::{self, not_running};
 use crate::figures::Step;
 use crate::layout::Layout;
-use crate::registry::{Entry, ask, not_found};
+use crate::registry::{ask, not_found};
 use crate::shared::Shared;
 use crate::start::{self, Parts};
 use crate::view::{ContainerState, ContainerView, NodeReport, PodView};
@@ -55,10 +55,9 @@ impl Node {
             let make = || self.make(&spec, &handler);
             let (id, queue) = self.shared.registry.named_or(&spec.spec.name, make);
             let request = Request::RunSandbox { digest: spec.digest.clone() };
-            match ask(&queue, self.shared.token(), request).await {
-                Some(Ok(Reply::Anew)) | None => {} // what had the name is gone: begin anew
-                Some(Ok(_)) => return Ok(id),
-                Some(Err(why)) => return Err(why.into()),
+            match self.ask(&id, &queue, request).await? {
+                Some(Reply::Anew) | None => {} // what had the name is gone: begin anew
+                Some(_) => return Ok(id),
             }
         }
     }
@@ -90,7 +89,7 @@ impl Node {
         let boot = self.shared.boot_id.clone();
         let record =
             PodRecord::new(id.clone(), boot, spec.clone(), handler.to_owned(), self.shared.now());
-        pod_task::start(&self.shared, Machine::new(record), (own.clone(), queue));
+        pod_task::start(&self.shared, Machine::new(record), None, (own.clone(), queue));
         (id, own)
     }
 
@@ -112,7 +111,7 @@ impl Node {
 
     async fn pod(&self, id: &str, request: Request) -> Result<(), Error> {
         match self.shared.registry.sandbox(id) {
-            Ok((_, entry)) => done(self.ask(&entry, request).await),
+            Ok((id, entry)) => self.ask(&id, &entry.queue, request).await.map(drop),
             Err(why) if why.kind() == Kind::NotFound => Ok(()),
             Err(why) => Err(why),
         }
@@ -144,10 +143,9 @@ impl Node {
     ) -> Result<ContainerId, Error> {
         let (full, entry) = self.shared.registry.sandbox(sandbox)?;
         let request = Request::CreateContainer(ContainerId::from_random(random()), Box::new(spec));
-        match self.ask(&entry, request).await {
-            Some(Ok(Reply::Container(id))) => Ok(id),
-            Some(Err(why)) => Err(why),
-            Some(Ok(_)) | None => Err(not_found("sandbox", full.as_str())),
+        match self.ask(&full, &entry.queue, request).await? {
+            Some(Reply::Container(id)) => Ok(id),
+            Some(_) | None => Err(not_found("sandbox", full.as_str())),
         }
     }
 
@@ -156,11 +154,9 @@ impl Node {
     /// # Errors
     /// NotFound, WrongState, or why it cannot be started: it is then EXITED, StartError.
     pub async fn start_container(&self, id: &str) -> Result<(), Error> {
-        let (id, _, entry) = self.shared.registry.container(id)?;
-        match self.ask(&entry, Request::StartContainer(id.clone())).await {
-            None => Err(not_found("container", id.as_str())),
-            answer => done(answer),
-        }
+        let (id, pod, entry) = self.shared.registry.container(id)?;
+        let done = self.ask(&pod, &entry.queue, Request::StartContainer(id.clone())).await?;
+        done.map(drop).ok_or_else(|| not_found("container", id.as_str()))
     }
 
     /// Stops a container within a grace; an unknown id is success.
@@ -186,7 +182,7 @@ impl Node {
         request: impl FnOnce(ContainerId) -> Request,
     ) -> Result<(), Error> {
         match self.shared.registry.container(id) {
-            Ok((id, _, entry)) => done(self.ask(&entry, request(id)).await),
+            Ok((id, pod, entry)) => self.ask(&pod, &entry.queue, request(id)).await.map(drop),
             Err(why) if why.kind() == Kind::NotFound => Ok(()),
             Err(why) => Err(why),
         }
@@ -212,12 +208,10 @@ impl Node {
     /// NotFound, WrongState, Invalid, or what the runtime says.
     pub async fn update_resources(&self, id: &str, asked: Resources) -> Result<(), Error> {
         let view = self.container(id)?;
-        let (id, _, entry) = self.shared.registry.container(view.id().as_str())?;
+        let (id, pod, entry) = self.shared.registry.container(view.id().as_str())?;
         let request = Request::UpdateResources(id.clone(), asked);
-        match self.ask(&entry, request).await {
-            None => Err(not_found("container", id.as_str())),
-            answer => done(answer),
-        }
+        let done = self.ask(&pod, &entry.queue, request).await?;
+        done.map(drop).ok_or_else(|| not_found("container", id.as_str()))
     }
 
     /// Reopens a container's log after its rotation.
@@ -306,15 +300,23 @@ impl Node {
         self.shared.figures.all()
     }
 
-    async fn ask(&self, entry: &Entry, request: Request) -> Option<Result<Reply, Error>> {
-        let answer = ask(&entry.queue, self.shared.token(), request).await?;
-        Some(answer.map_err(Error::from))
+    /// Asks a pod's task; none when the pod is gone.
+    async fn ask(
+        &self,
+        pod: &SandboxId,
+        queue: &mpsc::UnboundedSender<pod_task::Message>,
+        request: Request,
+    ) -> Result<Option<Reply>, Error> {
+        match ask(queue, self.shared.token(), request).await {
+            Some(answer) => Ok(Some(answer?)),
+            // No answer is not "gone": that the registry alone knows.
+            None if self.shared.registry.has(pod) => Err(Error::new(
+                Kind::Broken,
+                format!("a bug: the task of pod {pod} ended without an answer: restart berth"),
+            )),
+            None => Ok(None),
+        }
     }
-}
-
-/// The pod, or container, is gone: what was asked of it is done.
-fn done(answer: Option<Result<Reply, Error>>) -> Result<(), Error> {
-    answer.unwrap_or(Ok(Reply::Done)).map(drop)
 }
 
 fn random() -> [u8; 32] {
@@ -327,4 +329,30 @@ fn random() -> [u8; 32] {
                 .unwrap_or(0);
     }
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::picture;
+    use crate::pod_task::tests::{bed, pod};
+
+    #[tokio::test]
+    async fn a_pod_whose_task_is_lost_is_never_said_to_be_stopped_or_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = bed(dir.path()).await;
+        let record = pod();
+        let (id, spec) = (record.id.to_string(), (*record.spec).clone());
+        let (queue, _) = mpsc::unbounded_channel();
+        shared.registry.insert(picture::view(&Machine::new(record), false, None), queue);
+        let node = Node { shared };
+        for failure in [
+            node.stop_sandbox(&id).await.unwrap_err(),
+            node.remove_sandbox(&id).await.unwrap_err(),
+            node.run_sandbox(spec).await.unwrap_err(),
+        ] {
+            assert_eq!(failure.kind(), Kind::Broken);
+            assert!(failure.to_string().contains("a bug: "), "{failure}");
+        }
+    }
 }

@@ -4,15 +4,22 @@
 //!   RPC handlers ──▶ queue ──▶ Machine::handle ──▶ commands
 //!   jobs, saves  ──▶              │                  ├─ spawn a job, abort one
 //!   timer        ──▶              │                  ├─ hand a save to the records' writer
-//!                                 └─ publish         └─ reply
+//!                                 ├─ publish         └─ reply
+//!                                 └─ a panic ──▶ recovery, from what was saved last
 //! ```
 
+mod recovery;
+#[cfg(test)]
+pub(crate) mod tests;
+
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use berth_pod::Kind;
 use berth_pod::job::{Job, Outcome, Subject};
 use berth_pod::machine::{Command, Event, Machine, Nanos, Reply, Request, Token};
-use berth_pod::record::{Failure, Leftover};
+use berth_pod::record::{Failure, Leftover, PodRecord};
 use berth_records::Save;
 use tokio::sync::{mpsc, oneshot};
 
@@ -44,6 +51,52 @@ pub(crate) struct InProgress {
     cancel: effect::Cancel,
 }
 
+/// What the loop handles between two waits.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
+pub(crate) enum Turn {
+    /// It begins, or begins anew.
+    Begin,
+    /// Something happened.
+    Event(Event),
+    /// Only the picture has changed.
+    Show,
+}
+
+/// What of the record is on the disk.
+#[derive(Default)]
+struct OnDisk {
+    /// The last save that worked; none before the first.
+    saved: Option<Arc<PodRecord>>,
+    /// The save in flight, by its generation.
+    saving: Option<(u64, Arc<PodRecord>)>,
+    /// The row is being deleted.
+    forgetting: bool,
+}
+
+/// Tells the task how a job ended, also when the job itself is cut short.
+struct Ending {
+    own: mpsc::UnboundedSender<Message>,
+    job: Option<Job>,
+}
+
+impl Ending {
+    fn tell(mut self, outcome: Outcome) {
+        if let Some(job) = self.job.take() {
+            let _ = self.own.send(Message::Ended(job, outcome));
+        }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if let Some(job) = self.job.take() {
+            let text = format!("{job}: a bug: it ended without an outcome");
+            let outcome = Outcome::Failed(Failure::new(Kind::Broken, text));
+            let _ = self.own.send(Message::Ended(job, outcome));
+        }
+    }
+}
+
 /// The task's state.
 pub(crate) struct PodTask {
     shared: Arc<Shared>,
@@ -54,6 +107,7 @@ pub(crate) struct PodTask {
     jobs: HashMap<Subject, InProgress>,
     wake_at: Option<Nanos>,
     silent: bool,
+    on_disk: OnDisk,
     /// The last picture.
     view: Option<Arc<PodView>>,
     gone: bool,
@@ -61,51 +115,72 @@ pub(crate) struct PodTask {
     creating: Option<berth_records::Creating>,
 }
 
-/// Starts the task of a pod.
+/// Starts the task of a pod. `saved` is its record as it lies on the disk, if it does.
 pub(crate) fn start(
     shared: &Arc<Shared>,
     machine: Machine,
-    (own, queue): (mpsc::UnboundedSender<Message>, mpsc::UnboundedReceiver<Message>),
+    saved: Option<Arc<PodRecord>>,
+    queue: (mpsc::UnboundedSender<Message>, mpsc::UnboundedReceiver<Message>),
 ) {
-    let creating = (!machine.record().answered).then(|| shared.records.creating());
-    let task = PodTask {
-        shared: Arc::clone(shared),
-        machine,
-        queue,
-        own,
-        callers: HashMap::new(),
-        jobs: HashMap::new(),
-        wake_at: None,
-        silent: false,
-        view: None,
-        gone: false,
-        creating,
-    };
-    tokio::spawn(task.run());
+    tokio::spawn(PodTask::new(shared, machine, saved, queue).run(PodTask::take));
 }
 
 impl PodTask {
-    async fn run(mut self) {
-        let commands = self.machine.start(self.shared.now());
-        self.execute(commands);
-        while !self.gone {
-            let message = match self.wake_at.map(|at| self.shared.until(at)) {
-                None => self.queue.recv().await,
-                Some(wait) => match tokio::time::timeout(wait, self.queue.recv()).await {
-                    Ok(message) => message,
-                    Err(_) => {
-                        self.handle(Event::Tick);
-                        continue;
-                    }
-                },
-            };
-            let Some(message) = message else { break };
-            self.take(message);
+    fn new(
+        shared: &Arc<Shared>,
+        machine: Machine,
+        saved: Option<Arc<PodRecord>>,
+        (own, queue): (mpsc::UnboundedSender<Message>, mpsc::UnboundedReceiver<Message>),
+    ) -> Self {
+        let creating = (!machine.record().answered).then(|| shared.records.creating());
+        Self {
+            shared: Arc::clone(shared),
+            machine,
+            queue,
+            own,
+            callers: HashMap::new(),
+            jobs: HashMap::new(),
+            wake_at: None,
+            silent: false,
+            on_disk: OnDisk { saved, ..OnDisk::default() },
+            view: None,
+            gone: false,
+            creating,
         }
     }
 
-    fn take(&mut self, message: Message) {
-        let event = match message {
+    /// Takes one turn after the other with `take`, until the pod is gone.
+    async fn run(mut self, take: impl Fn(&mut Self, Turn)) {
+        let mut panics = recovery::Panics::default();
+        let mut next = Some(Turn::Begin);
+        while let Some(turn) = next {
+            let taken = catch_unwind(AssertUnwindSafe(|| take(&mut self, turn)));
+            next = match taken {
+                Ok(()) if self.gone => None,
+                Ok(()) => self.wait().await,
+                Err(why) => {
+                    let pause = panics.pause(tokio::time::Instant::now());
+                    let back = self.recover(&recovery::text(&*why), pause).await;
+                    back.then_some(Turn::Begin)
+                }
+            };
+        }
+    }
+
+    async fn wait(&mut self) -> Option<Turn> {
+        let message = match self.wake_at.map(|at| self.shared.until(at)) {
+            None => self.queue.recv().await,
+            Some(wait) => match tokio::time::timeout(wait, self.queue.recv()).await {
+                Ok(message) => message,
+                Err(_) => return Some(Turn::Event(Event::Tick)),
+            },
+        };
+        message.map(|message| self.note(message))
+    }
+
+    /// Notes what the driver itself must know of a message, whatever comes of its turn.
+    fn note(&mut self, message: Message) -> Turn {
+        Turn::Event(match message {
             Message::Request(token, request, reply) => {
                 self.callers.insert(token, reply);
                 Event::Request(token, request)
@@ -118,21 +193,40 @@ impl PodTask {
                 self.jobs.remove(&job.subject);
                 Event::Ended(job, outcome)
             }
-            Message::Saved(generation, result) => Event::Saved(generation, result),
-            Message::Forgotten => Event::Forgotten,
+            Message::Saved(generation, result) => {
+                let saving = self.on_disk.saving.take_if(|(of, _)| *of == generation);
+                if let (Some((_, record)), Ok(())) = (saving, &result) {
+                    self.on_disk.saved = Some(record);
+                }
+                Event::Saved(generation, result)
+            }
+            Message::Forgotten => {
+                // Gone from the lists before anybody is told that it is gone.
+                self.leave();
+                Event::Forgotten
+            }
             Message::Silent(silent) => {
                 self.silent = silent;
-                self.publish();
-                return;
+                return Turn::Show;
             }
-        };
-        if matches!(event, Event::Forgotten) {
-            // Gone from the lists before anybody is told that it is gone.
-            let record = self.machine.record();
-            self.shared.registry.remove(&record.id, &record.spec.spec.name);
-            self.gone = true;
+        })
+    }
+
+    fn leave(&mut self) {
+        let record = self.machine.record();
+        self.shared.registry.remove(&record.id, &record.spec.spec.name);
+        self.gone = true;
+    }
+
+    fn take(&mut self, turn: Turn) {
+        match turn {
+            Turn::Begin => {
+                let commands = self.machine.start(self.shared.now());
+                self.execute(commands);
+            }
+            Turn::Event(event) => self.handle(event),
+            Turn::Show => self.publish(),
         }
-        self.handle(event);
     }
 
     fn handle(&mut self, event: Event) {
@@ -168,8 +262,9 @@ impl PodTask {
         }
     }
 
-    fn save(&self, generation: u64, leftovers: Vec<Leftover>) {
+    fn save(&mut self, generation: u64, leftovers: Vec<Leftover>) {
         let record = self.machine.record();
+        self.on_disk.saving = Some((generation, Arc::clone(record)));
         let own = self.own.clone();
         let id = record.id.clone();
         tracing::debug!(target: "berth::effect", save = "begin", pod = %id, generation);
@@ -191,7 +286,8 @@ impl PodTask {
         });
     }
 
-    fn forget(&self, leftovers: Vec<Leftover>) {
+    fn forget(&mut self, leftovers: Vec<Leftover>) {
+        self.on_disk.forgetting = true;
         let id = self.machine.record().id.clone();
         let own = self.own.clone();
         tracing::debug!(target: "berth::effect", save = "begin", pod = %id, forget = true);
@@ -225,10 +321,10 @@ impl PodTask {
             queue: self.own.clone(),
             canceled,
         };
-        let own = self.own.clone();
+        let ending = Ending { own: self.own.clone(), job: Some(job.clone()) };
         tokio::spawn(async move {
             let outcome = effect::run(context, &job).await;
-            let _ = own.send(Message::Ended(job, outcome));
+            ending.tell(outcome);
         });
     }
 

@@ -111,6 +111,11 @@ impl Registry {
         self.changed.notify_waiters();
     }
 
+    /// Is this pod here: registered, and not forgotten yet.
+    pub(crate) fn has(&self, id: &SandboxId) -> bool {
+        self.read().pods.contains_key(id.as_str())
+    }
+
     /// Resolves when anything has changed since the call.
     pub(crate) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
         self.changed.notified()

@@ -185,7 +185,8 @@ async fn adopt(shared: &Arc<Shared>, loaded: Loaded) -> Vec<Arc<PodRecord>> {
         }
         let (own, queue) = mpsc::unbounded_channel();
         shared.registry.insert(picture::view(&machine, false, None), own.clone());
-        pod_task::start(shared, machine, (own, queue));
+        let saved = Some(Arc::clone(machine.record()));
+        pod_task::start(shared, machine, saved, (own, queue));
     }
     shared.leftovers.add(loaded.leftovers.into_iter().map(|(row, l)| (Some(row), l)).collect());
     live
