@@ -24,6 +24,7 @@ use crate::job::{Job, Outcome, Subject, Verb};
 use crate::plan::Busy;
 use crate::record::{
     ContainerRecord, ContainerWish, Exit, Failure, Leftover, Lost, PodRecord, PodWish, Status,
+    Stop, StopSignal,
 };
 use crate::spec::{Admitted, ContainerSpec, Resources};
 
@@ -220,6 +221,18 @@ pub struct Machine {
     out: Vec<Command>,
 }
 
+/// A stop signal of which a dead daemon knew only that it was to be sent is sent, perhaps again: to
+/// hear it twice harms less than never to hear it and be killed at the end of the grace.
+fn send_again(record: &mut PodRecord) {
+    for c in record.containers.values_mut() {
+        if let Some(stop) = c.stop
+            && stop.signal == StopSignal::Intended
+        {
+            Arc::make_mut(c).stop = Some(Stop { signal: StopSignal::Due, ..stop });
+        }
+    }
+}
+
 impl Machine {
     /// A pod that is to be created.
     pub fn new(record: PodRecord) -> Self {
@@ -271,6 +284,7 @@ impl Machine {
             }
             record.lost = Some(Lost::Reboot);
         }
+        send_again(&mut record);
         let dirty = record != as_saved;
         let saved_reasons = Reasons::of(&as_saved);
         let saved_answers = Answers::of(&as_saved);

@@ -198,8 +198,7 @@ pub struct ContainerRecord {
     pub answered: bool,
     /// Why its creation is being rolled back.
     pub failure: Option<Failure>,
-    /// A stop that was asked for: when to kill (ns since the epoch), and whether the stop signal
-    /// has been sent.
+    /// A stop that was asked for.
     pub stop: Option<Stop>,
     /// When it was started; stays after its exit.
     pub started_at: Option<i64>,
@@ -222,8 +221,22 @@ pub struct ContainerRecord {
 pub struct Stop {
     /// When the grace ends, ns since the epoch.
     pub kill_at: i64,
-    /// The stop signal has been sent; it is sent once.
-    pub signalled: bool,
+    /// The stop signal: sent once, unless nobody knows whether it was sent.
+    #[serde(default)]
+    pub signal: StopSignal,
+}
+
+/// What has become of a stop signal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StopSignal {
+    /// It is to be sent.
+    #[default]
+    Due,
+    /// The intent is saved: it is being sent.
+    Intended,
+    /// It has got out, or may have.
+    Sent,
 }
 
 /// Everything saved of a pod.

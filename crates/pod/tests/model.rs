@@ -7,8 +7,8 @@
 mod world;
 
 use world::{
-    Budget, Script, explore, lose_an_unclaimed_sandbox, never_delete_a_task_that_never_ran,
-    never_delete_an_ended_task,
+    Budget, Script, explore, lose_an_unclaimed_sandbox, lose_the_daemon_around_the_stop_signal,
+    never_delete_a_task_that_never_ran, never_delete_an_ended_task,
 };
 
 /// Explores a script, and sees that there was something to explore.
@@ -50,6 +50,11 @@ fn stopping_the_pod_overtakes_everything() {
 fn callers_give_up_and_repeat() {
     use Script::{Create, GiveUp, Run};
     check(&[Run, GiveUp, Run, Create, GiveUp, Create], 2_000);
+}
+
+#[test]
+fn a_stop_signal_is_sent_whatever_becomes_of_the_daemon() {
+    lose_the_daemon_around_the_stop_signal();
 }
 
 #[test]

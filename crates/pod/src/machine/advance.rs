@@ -6,7 +6,7 @@ use crate::holding::{ContainerHolding, PodHolding};
 use crate::id::ContainerId;
 use crate::job::{Subject, Verb};
 use crate::plan::{self, Busy, Step};
-use crate::record::{ContainerWish, Exit, Failure, PodWish, Status, Stop};
+use crate::record::{ContainerWish, Exit, Failure, PodWish, Status, Stop, StopSignal};
 use crate::verdict;
 
 impl Machine {
@@ -182,7 +182,7 @@ impl Machine {
             return;
         }
         let Some(stop) = c.stop else {
-            let stop = Stop { kill_at: now, signalled: false };
+            let stop = Stop { kill_at: now, signal: StopSignal::Due };
             self.set_stop(id, stop);
             return self.signals(id, now);
         };
@@ -193,8 +193,8 @@ impl Machine {
             } else if terminating || !self.jobs.contains_key(&subject) {
                 self.abort(&subject);
             }
-        } else if !stop.signalled && busy == Busy::Idle && due {
-            self.set_stop(id, Stop { signalled: true, ..stop });
+        } else if stop.signal == StopSignal::Due && busy == Busy::Idle && due {
+            self.set_stop(id, Stop { signal: StopSignal::Intended, ..stop });
             self.start_saved(subject, Verb::Terminate);
         }
     }

@@ -7,7 +7,9 @@ use crate::Kind;
 use crate::holding::{ContainerHolding, Holding, PodHolding};
 use crate::id::ContainerId;
 use crate::job::{Job, Outcome, Subject, Verb};
-use crate::record::{ContainerWish, Exit, Failure, Leftover, Lost, PodWish, Status, Stop};
+use crate::record::{
+    ContainerWish, Exit, Failure, Leftover, Lost, PodWish, Status, Stop, StopSignal,
+};
 
 /// What is known, of a job that failed, about the processes that it was about.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,12 +47,16 @@ impl Machine {
 
     /// The stop signal did not get out: it is sent again while the grace runs.
     fn unsent(&mut self, subject: &Subject, failure: Failure, now: Nanos) {
-        let Some(id) = subject.container() else { return };
-        let stop = self.record.containers.get(id).and_then(|c| c.stop);
-        if let Some(stop) = stop {
-            self.set_stop(id, Stop { signalled: false, ..stop });
-            self.dirty = true;
+        if let Some(id) = subject.container() {
+            self.signal_is(id, StopSignal::Due);
             self.try_again(subject, failure, now);
+        }
+    }
+
+    fn signal_is(&mut self, id: &ContainerId, signal: StopSignal) {
+        if let Some(stop) = self.record.containers.get(id).and_then(|c| c.stop) {
+            self.set_stop(id, Stop { signal, ..stop });
+            self.dirty = true;
         }
     }
 
@@ -73,6 +79,7 @@ impl Machine {
                     self.reply_saved(token, Ok(Reply::Done));
                 }
             }
+            (Subject::Signal(id), Verb::Terminate) => self.signal_is(id, StopSignal::Sent),
             // The kill was sent; if no exit follows, it is sent again with more force.
             (Subject::Signal(_), Verb::Kill { .. }) => {
                 let text = "it was killed and has not exited yet";

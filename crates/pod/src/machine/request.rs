@@ -6,7 +6,7 @@ use super::{Machine, Nanos, Reply, Request, Token, Wait};
 use crate::Kind;
 use crate::id::ContainerId;
 use crate::job::Subject;
-use crate::record::{ContainerRecord, ContainerWish, Failure, PodWish, Stop};
+use crate::record::{ContainerRecord, ContainerWish, Failure, PodWish, Stop, StopSignal};
 use crate::spec::{Admitted, ContainerSpec, Resources};
 use crate::verdict::{self, Verdict};
 
@@ -44,7 +44,7 @@ impl Machine {
     pub(super) fn wish_stop(&mut self, id: &ContainerId, kill_at: Nanos, remove: bool) {
         let Some(c) = self.record.containers.get(id) else { return };
         let wish = if remove { ContainerWish::Remove } else { ContainerWish::Stop };
-        let stop = c.stop.unwrap_or(Stop { kill_at, signalled: false });
+        let stop = c.stop.unwrap_or(Stop { kill_at, signal: StopSignal::Due });
         let stop = Some(Stop { kill_at: stop.kill_at.min(kill_at), ..stop });
         if (c.wish < wish || c.stop != stop)
             && let Some(c) = self.record_mut().container_mut(id)

@@ -549,6 +549,13 @@ impl Moment {
         self.open.clear();
         self.last = None;
         self.wake = None;
+        // Unless it was saved that the signal got out, nobody knows.
+        let saved = self.saved.as_ref();
+        let got_out = |id: &ContainerId| {
+            let stop = saved.and_then(|r| r.containers.get(id)).and_then(|c| c.stop);
+            stop.is_some_and(|stop| stop.signal == StopSignal::Sent)
+        };
+        self.terminated.retain(|subject| subject.container().is_some_and(got_out));
         self.machine = self.saved.clone().map(|r| Machine::restore(r, "b", self.now));
         self.dispatch_start();
     }
@@ -660,6 +667,38 @@ pub(crate) fn lose_an_unclaimed_sandbox() {
     moment.come_to_rest(&script);
     moment.happen(&Choice::End(Subject::Sandbox, How::Works), &script);
     moment.happen(&Choice::Ask, &script);
+    moment.settle(&script);
+}
+
+/// The daemon dies between the save of "the stop signal is to be sent" and its sending, and, another
+/// time, once it was saved that it got out: it is sent by the next daemon then, and not again now.
+pub(crate) fn lose_the_daemon_around_the_stop_signal() {
+    let script = [Script::Run, Script::Create, Script::Start, Script::Stop];
+    let mut moment = Moment::first();
+    for _ in 0..3 {
+        moment.happen(&Choice::Ask, &script);
+        moment.come_to_rest(&script);
+    }
+    moment.happen(&Choice::Ask, &script);
+    moment.happen(&Choice::Save(true), &script);
+    let signal = Subject::Signal(moment.container.clone().expect("a container"));
+    let terminates = |moment: &Moment| {
+        moment.jobs.get(&signal).is_some_and(|(verb, _)| *verb == Verb::Terminate)
+    };
+    assert!(terminates(&moment), "the signal is not sent: {moment:#?}");
+    let mut unsent = moment.clone();
+    unsent.happen(&Choice::Crash(false), &script);
+    unsent.happen(&Choice::Save(true), &script);
+    assert!(terminates(&unsent), "the signal is lost: {unsent:#?}");
+    unsent.settle(&script);
+
+    moment.happen(&Choice::End(signal.clone(), How::Works), &script);
+    moment.happen(&Choice::Save(true), &script);
+    moment.happen(&Choice::Crash(false), &script);
+    while moment.pending.is_some() {
+        moment.happen(&Choice::Save(true), &script);
+    }
+    assert!(!moment.jobs.contains_key(&signal), "the signal is sent again: {moment:#?}");
     moment.settle(&script);
 }
 
