@@ -18,7 +18,7 @@ use berth_records::Records;
 
 use super::*;
 use crate::registry::ask;
-use crate::settings::Settings;
+use crate::settings::{SandboxMode, Settings, ShimKind};
 use crate::shared::Made;
 
 /// The parts of a node that has its files below `root`, and no cgroups or plugins.
@@ -58,8 +58,11 @@ fn settings(root: &Path) -> Settings {
             "crun".into(),
             crate::Handler {
                 shim: "/nonexistent".into(),
+                kind: ShimKind::Berth,
                 runtime: None,
                 runtime_root: root.join("crun"),
+                options: None,
+                sandbox: SandboxMode::Auto,
                 facts: Default::default(),
             },
         )]),
@@ -126,7 +129,7 @@ pub(crate) fn pod() -> PodRecord {
 }
 
 /// A pod that is ready; its shim listens at `socket`.
-fn ready(socket: &Path) -> PodRecord {
+pub(crate) fn ready(socket: &Path) -> PodRecord {
     let address = format!("unix://{}", socket.display());
     PodRecord {
         answered: true,
