@@ -299,6 +299,17 @@ impl Network {
         }
     }
 
+    /// Whether an ADD, a DEL or a GC is in progress.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.gate.try_write().is_err()
+    }
+
+    /// Waits until no ADD, DEL or GC is in progress; while the answer is held, none begins.
+    pub async fn quiet(&self) -> impl Sized + use<'_> {
+        self.gate.write().await
+    }
+
     /// Keeps GC out while ADD or DEL is in progress.
     async fn enter(&self, verb: Verb, after: Duration) -> Result<RwLockReadGuard<'_, ()>> {
         tokio::time::timeout(after, self.gate.read())

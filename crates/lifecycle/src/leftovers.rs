@@ -1,21 +1,27 @@
 //! What could not be released though its pod has been let go: tried again, less and less often,
 //! until it works. The operator sees it; nobody waits for it.
 
+use std::collections::{BTreeMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use berth_pod::Kind;
 use berth_pod::holding::{ContainerHolding, Holding as _};
 use berth_pod::record::Leftover;
+use berth_pod::{Kind, SandboxId};
 use berth_records::LeftoverId;
 use futures_util::FutureExt as _;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::effect::{self, Context, Trouble};
 use crate::shared::Shared;
 use crate::view::LeftoverReport;
+
+/// How many pods' leftovers are tried at a time: one that hangs must not hold up all the others.
+const ABREAST: usize = 8;
 
 /// The first pause, and the longest.
 const FIRST: Duration = Duration::from_secs(1);
@@ -78,23 +84,42 @@ impl Leftovers {
     }
 }
 
-/// Tries them again for as long as the daemon runs.
+/// Tries them again for as long as the daemon runs: those of one pod in turn, some pods at a time.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let mut pause = FIRST;
+    let (mut pause, mut pods, mut busy) = (FIRST, JoinSet::new(), HashSet::new());
+    let turns = Arc::new(Semaphore::new(ABREAST));
     loop {
-        if shared.leftovers.items().is_empty() {
-            shared.leftovers.added.notified().await;
-            pause = FIRST;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST),
-            () = shared.leftovers.added.notified() => pause = FIRST,
-        }
-        let due = shared.leftovers.items().clone();
-        for item in due {
-            if !shared.leftovers.needed(&item) {
-                try_once(&shared, item).await;
+        let due = Instant::now() + pause;
+        loop {
+            let idle = shared.leftovers.items().is_empty();
+            tokio::select! {
+                () = tokio::time::sleep_until(due), if !idle => break pause = (pause * 2).min(LONGEST),
+                () = shared.leftovers.added.notified() => break pause = FIRST,
+                Some(Ok(pod)) = pods.join_next() => drop(busy.remove(&pod)),
             }
+        }
+        let mut due: BTreeMap<SandboxId, Vec<Item>> = BTreeMap::new();
+        for item in shared.leftovers.items().iter() {
+            due.entry(item.leftover.pod.clone()).or_default().push(item.clone());
+        }
+        for (pod, items) in due {
+            if busy.insert(pod.clone()) {
+                let (shared, turns) = (Arc::clone(&shared), Arc::clone(&turns));
+                pods.spawn(async move {
+                    let _turn = turns.acquire().await;
+                    try_all(&shared, items).await;
+                    pod
+                });
+            }
+        }
+    }
+}
+
+/// Tries those of one pod.
+async fn try_all(shared: &Arc<Shared>, items: Vec<Item>) {
+    for item in items {
+        if !shared.leftovers.needed(&item) {
+            try_once(shared, item).await;
         }
     }
 }
@@ -130,5 +155,48 @@ async fn try_once(shared: &Arc<Shared>, item: Item) {
             }
         }
         Err(Trouble::Aborted) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod_task::tests::{bed, ready};
+    use berth_pod::record::PodRecord;
+
+    fn left(number: u8, holding: &str, record: &PodRecord) -> (Option<LeftoverId>, Leftover) {
+        let pod = SandboxId::from_random([number; 32]);
+        let record = Arc::new(PodRecord { id: pod.clone(), ..record.clone() });
+        let leftover = Leftover {
+            pod,
+            container: None,
+            holding: holding.into(),
+            error: String::new(),
+            since: 0,
+            boot_id: record.boot_id.clone(),
+            record,
+        };
+        (None, leftover)
+    }
+
+    #[tokio::test]
+    async fn one_that_hangs_does_not_hold_up_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = bed(dir.path()).await;
+        let socket = dir.path().join("shim");
+        // It is there, and answers nothing.
+        let _shim = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let record = ready(&socket);
+        shared.leftovers.add(vec![left(1, "sandbox", &record), left(2, "files", &record)]);
+        let work = tokio::spawn(run(Arc::clone(&shared)));
+        let report = loop {
+            let report = shared.leftovers.report();
+            if report.len() == 1 {
+                break report;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        assert_eq!((report[0].holding.as_str(), report[0].tries), ("sandbox", 0));
+        work.abort();
     }
 }

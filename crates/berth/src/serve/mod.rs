@@ -16,6 +16,7 @@ mod wire;
 
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -39,8 +40,8 @@ const LOG_VARIABLE: &str = "BERTH_LOG";
 /// what else there is, is not for others to see.
 const PASS_THROUGH: u32 = 0o711;
 
-/// How long calls may go on once the daemon has been told to stop. What they began is saved: the
-/// next daemon goes on with it.
+/// How long calls, and CNI plugins also when nobody waits for them any more, may go on once the
+/// daemon has been told to stop. What they began is saved: the next daemon goes on with it.
 const FAREWELL: Duration = Duration::from_secs(3);
 
 /// A task of ours needs less than a thread's default of 2 MiB, deep debug builds included.
@@ -108,15 +109,23 @@ async fn serve(config: &Config, path: Option<&Path>, level: &Level) -> anyhow::R
         start_metrics(address, &wired).await;
     }
     tracing::info!(socket = %config.socket.display(), "serving CRI");
+    let network = Arc::clone(&wired.network);
     let server = tokio::spawn(answer(listener, wired, stop.clone()));
     notify.ready();
     wait_for_the_end(path, level, &notify).await?;
     notify.stopping();
     stop.cancel();
-    match tokio::time::timeout(FAREWELL, server).await {
-        Ok(Ok(ended)) => ended.context("the CRI server failed")?,
-        Ok(Err(panic)) => return Err(panic).context("the CRI server failed"),
-        Err(_) => tracing::info!("calls in progress are left to the next daemon"),
+    let end = async {
+        let ended = server.await;
+        if network.is_busy() {
+            tracing::info!("calls have ended; CNI plugins in progress may end, too");
+        }
+        (ended, network.quiet().await)
+    };
+    match tokio::time::timeout(FAREWELL, end).await {
+        Ok((Ok(ended), _)) => ended.context("the CRI server failed")?,
+        Ok((Err(panic), _)) => return Err(panic).context("the CRI server failed"),
+        Err(_) => tracing::info!("what is in progress is left to the next daemon"),
     }
     tracing::info!("berth stops; containers go on");
     Ok(())

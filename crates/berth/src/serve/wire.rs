@@ -39,6 +39,8 @@ pub(super) struct Wired {
     pub(super) node_service: NodeServer<NodeService>,
     /// Metrics, as text.
     pub(super) gather: metrics::Gather,
+    /// The network, whose plugins the end of the daemon waits for.
+    pub(super) network: Arc<Network>,
 }
 
 /// A configured handler with what was found out about it.
@@ -90,7 +92,10 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
         version: env!("CARGO_PKG_VERSION"),
         config: verbose_config(config),
         conditions: Arc::clone(&conditions),
-        set_pod_cidr: Box::new(move |cidr| set_pod_cidr(&network, cidr)),
+        set_pod_cidr: {
+            let network = Arc::clone(&network);
+            Box::new(move |cidr| set_pod_cidr(&network, cidr))
+        },
         observe: {
             let (calls, rest) = (calls.clone(), Rest::start());
             Box::new(move |method, code, took| {
@@ -107,7 +112,7 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
         since,
     })
     .max_encoding_message_size(usize::MAX);
-    Ok(Wired { cri, node_service, gather: gather(node, images, calls) })
+    Ok(Wired { cri, node_service, gather: gather(node, images, calls), network })
 }
 
 async fn handlers(config: &Config) -> anyhow::Result<Vec<Found>> {

@@ -6,6 +6,8 @@ use berth_testkit::bed::{busybox, eventually, on_a_node, on_a_node_with, referen
 use berth_testkit::config::Config;
 use berth_testkit::http::Request;
 use berth_testkit::specs::{Container, Pod};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::standin::{Plugin, on_a_node_with_plugin};
 
@@ -226,5 +228,25 @@ fn a_plugin_that_hangs_is_killed_and_lists_answer_meanwhile() -> Result<()> {
         let left = bed.node.run("ps", &["-e", "-o", "args"])?;
         assert!(!left.contains("berth-testkit plugin"), "{left}");
         plugin.release("ADD")
+    })
+}
+
+#[test]
+fn a_daemon_that_is_told_to_stop_lets_a_plugin_end_that_nobody_waits_for() -> Result<()> {
+    on_a_node_with_plugin(Config::default(), async |bed, plugin: &Plugin| {
+        let (pod, _) = bed.idle("left").await?;
+        plugin.block("DEL")?;
+        let (cri, id) = (bed.cri.clone(), pod.id.clone());
+        let call = tokio::spawn(async move { cri.stop_pod(&id).await });
+        plugin.called("DEL").await?;
+        call.abort();
+        let daemon = bed.node.daemon().context("a daemon")?;
+        kill(Pid::from_raw(daemon.cast_signed()), Signal::SIGTERM)?;
+        bed.file_says(&bed.node.log(), "CNI plugins in progress may end").await?;
+        plugin.release("DEL")?;
+        let status = bed.node.wait_for_daemon()?;
+        assert!(status.success(), "{status}");
+        bed.start().await?;
+        Ok(bed.cri.clear(&pod.id).await?)
     })
 }
