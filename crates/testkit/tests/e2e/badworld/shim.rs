@@ -10,7 +10,9 @@ use berth_testkit::specs::Container;
 use cri::{ContainerState, PodSandboxState};
 use tonic::Code;
 
-use super::{executable, next_pod_is_fine, nothing_left_over, on_a_node_with_runtime, says};
+use super::{
+    executable, next_pod_is_fine, nothing_left_over, on_a_node_with_runtime, says, works_in,
+};
 
 #[test]
 fn a_shim_that_cannot_be_started_fails_its_pod_and_says_why() -> Result<()> {
@@ -44,6 +46,55 @@ fn a_shim_that_cannot_be_started_fails_its_pod_and_says_why() -> Result<()> {
         bed.cri.clear(&pod.id).await?;
         std::fs::rename(&away, &program)?;
         next_pod_is_fine(bed, "missing").await?;
+        nothing_left_over(bed).await
+    })
+}
+
+#[test]
+fn a_shim_whose_start_hangs_holds_up_its_own_pod_alone() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let [program, lever, hangs] = ["shim", "lever", "hangs"].map(|name| dir.path().join(name));
+    let real = berth_testkit::paths::small()?.join("containerd-shim-berth-v1");
+    let stand_in = format!(
+        "#!/bin/sh\ncase \"$*\" in *start*) if [ -e {lever} ]; then\n\
+         echo $$ >{hangs}.new; mv {hangs}.new {hangs}; exec sleep 100000\nfi;; esac\n\
+         exec {real} \"$@\"\n",
+        lever = lever.display(),
+        hangs = hangs.display(),
+        real = real.display()
+    );
+    executable(&program, &stand_in)?;
+    let handler = format!("[handlers.berth]\nshim = {program:?}\n");
+    let config = Config::default().drop_in("50-shim.toml", &handler);
+    on_a_node_with(config, &["busybox"], async |bed| {
+        let hanging = async || -> Result<u32> {
+            let what = || "no shim hangs".to_owned();
+            let pid = eventually(what, async || Ok(std::fs::read_to_string(&hangs).ok())).await?;
+            std::fs::remove_file(&hangs)?;
+            pid.trim().parse().context("a pid")
+        };
+        let (other, bystander) = bed.idle("other").await?;
+        std::fs::write(&lever, "")?;
+        let (cri, pod) = (bed.cri.clone(), bed.pod("hung"));
+        let (caller, asked) = (cri.clone(), pod.clone());
+        let call = tokio::spawn(async move { caller.run(&asked).await });
+        let first = hanging().await?;
+        assert_eq!(bed.cri.pods().await?.len(), 1, "what is not made is not listed");
+        assert_eq!(bed.cri.shell(&bystander, "echo works").await?, "works");
+        works_in(bed, &other, "meanwhile").await?;
+
+        // A new daemon ends that start and makes its own, which goes no better.
+        bed.crash().await?;
+        call.await?.expect_err("its daemon died");
+        let second = hanging().await?;
+        assert!(bed.is_dead(first), "the start that nobody waits for goes on");
+        // Asked for anew, in another way, it is rolled back at once.
+        std::fs::remove_file(&lever)?;
+        let running = bed.cri.run(&pod.label("changed", "yes")).await?;
+        assert!(bed.is_dead(second), "the start that is not wanted goes on");
+        works_in(bed, &running, "main").await?;
+        bed.cri.clear(&running.id).await?;
+        bed.cri.clear(&other.id).await?;
         nothing_left_over(bed).await
     })
 }

@@ -7,14 +7,16 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use berth_proto::cri::v1 as cri;
 use berth_testkit::bed::{Bed, busybox, eventually, on_a_node_with};
 use berth_testkit::config::Config;
+use berth_testkit::cri::in_time;
 use berth_testkit::fuse::FILE;
 use berth_testkit::place::Guest;
 use berth_testkit::specs::Container;
 use tonic::Code;
 
-use super::{error, next_pod_is_fine, says};
+use super::{error, next_pod_is_fine, nothing_left_over, says};
 
 /// A mounted file system, and the switch that silences its server.
 struct Volume {
@@ -53,6 +55,11 @@ impl Volume {
     /// Ends the server: whoever waits for it gets an error. Then nothing is mounted.
     fn end(&mut self, bed: &Bed) -> Result<()> {
         self.server = None;
+        self.unmount(bed)
+    }
+
+    /// Takes it away from the node; whoever has it mounted elsewhere keeps it.
+    fn unmount(&self, bed: &Bed) -> Result<()> {
         bed.node.run("umount", &["-l", &self.at.display().to_string()]).map(drop)
     }
 }
@@ -126,6 +133,106 @@ fn a_container_whose_volume_dies_is_named_until_it_can_be_killed() -> Result<()>
     })
 }
 
+#[test]
+fn a_volume_that_is_silent_while_the_runtime_mounts_it_holds_up_its_own_pod_alone() -> Result<()> {
+    on_a_node_with_short_mounts(async |bed| {
+        let (other, bystander) = bed.idle("other").await?;
+        let mut volume = Volume::mount(bed, "mute", false)?;
+        let pod = bed.cri.run(&bed.pod("mute")).await?;
+        let container = Container::idle("a", &busybox()).mount(volume.at.join(FILE), "/file");
+        // Whoever looks first gets an answer; the runtime that mounts it does not.
+        let id = bed.cri.create(&pod, &container).await?;
+        volume.silence()?;
+        let (cri, of) = (bed.cri.clone(), id.clone());
+        let start = tokio::spawn(async move { cri.start(&of).await });
+        let stuck = waiting(bed, "crun").await?;
+        assert_eq!(bed.cri.shell(&bystander, "echo works").await?, "works");
+        next_pod_is_fine(bed, "meanwhile").await?;
+
+        // The daemon can die and come back, and says who is in the way of a stop.
+        bed.crash().await?;
+        start.await?.expect_err("its daemon died");
+        assert_eq!(bed.cri.pods().await?.len(), 2);
+        let status = error(bed.cri.stop_pod(&pod.id).await);
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+        for part in [format!("pid {stuck}"), "state D".to_owned()] {
+            assert!(status.message().contains(&part), "no {part:?} in {status}");
+        }
+        assert_eq!(bed.cri.shell(&bystander, "echo works").await?, "works");
+
+        volume.end(bed)?;
+        bed.cri.clear(&pod.id).await?;
+        bed.cri.clear(&other.id).await?;
+        next_pod_is_fine(bed, "after").await?;
+        nothing_left_over(bed).await
+    })
+}
+
+#[test]
+fn a_volume_that_is_silent_when_its_pod_ends_keeps_nobody() -> Result<()> {
+    on_a_node_with_short_mounts(async |bed| {
+        for (name, last) in [("held", false), ("last", true)] {
+            let mut volume = Volume::mount(bed, name, false)?;
+            let pod = bed.cri.run(&bed.pod(name)).await?;
+            let container = Container::idle("a", &busybox()).mount(&volume.at, "/volume");
+            let id = bed.cri.launch(&pod, &container).await?;
+            volume.silence()?;
+            if last {
+                // Only the container has it mounted from now on: its end is the unmount.
+                volume.unmount(bed)?;
+            }
+            bed.crash().await?;
+            bed.cri.stop(&id, 5).await?;
+            assert_eq!(bed.cri.container(&id).await?.exit_code, 0);
+            bed.cri.clear(&pod.id).await?;
+            nothing_left_over(bed).await?;
+            if !last {
+                volume.unmount(bed)?;
+            }
+            volume.server = None;
+        }
+        next_pod_is_fine(bed, "after").await
+    })
+}
+
+#[test]
+fn a_log_on_a_volume_that_does_not_answer_is_not_rotated_and_holds_up_its_own_pod_alone()
+-> Result<()> {
+    on_a_node_with_short_mounts(async |bed| {
+        let (other, bystander) = bed.idle("other").await?;
+        let mut volume = Volume::mount(bed, "logs", false)?;
+        let pod = bed.cri.run(&bed.pod("rotated").logs(&volume.at)).await?;
+        let container =
+            Container::idle("a", &busybox()).with(|config| FILE.clone_into(&mut config.log_path));
+        let id = bed.cri.launch(&pod, &container).await?;
+        volume.silence()?;
+        let mut runtime = bed.cri.runtime.clone();
+        let reopen = cri::ReopenContainerLogRequest { container_id: id.clone() };
+        let call = tokio::spawn(async move { runtime.reopen_container_log(in_time(reopen)).await });
+        let shim = waiting(bed, &pod.id).await?;
+        assert_eq!(bed.cri.containers().await?.len(), 2);
+        assert_eq!(bed.cri.shell(&bystander, "echo works").await?, "works");
+        says(call.await?, Code::DeadlineExceeded, &["ReopenLog"]);
+        next_pod_is_fine(bed, "meanwhile").await?;
+        bed.crash().await?;
+        assert_eq!(bed.cri.pods().await?.len(), 2);
+        assert_eq!(bed.cri.shell(&bystander, "echo works").await?, "works");
+
+        // Its containers can be killed without the shim, which cannot.
+        let pid = bed.pid(&id).await?;
+        let status = error(bed.cri.stop_pod(&pod.id).await);
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+        assert!(status.message().contains(&format!("pid {shim}")), "{status}");
+        assert!(bed.is_dead(pid), "its process is dead");
+
+        volume.end(bed)?;
+        bed.cri.clear(&pod.id).await?;
+        bed.cri.clear(&other.id).await?;
+        next_pod_is_fine(bed, "rotated").await?;
+        nothing_left_over(bed).await
+    })
+}
+
 /// The pid of the `cat` that waits for the volume.
 async fn reader(bed: &Bed) -> Result<String> {
     eventually(
@@ -134,6 +241,22 @@ async fn reader(bed: &Bed) -> Result<String> {
             let listed = bed.node.run("ps", &["-e", "-o", "pid,args"])?;
             let cat = |line: &&str| line.contains("cat /volume/") && !line.contains("until");
             let line = listed.lines().find(cat);
+            Ok(line.and_then(|line| line.split_whitespace().next()).map(str::to_owned))
+        },
+    )
+    .await
+}
+
+/// The pid of a process that waits for a volume, by a part of its command. Until somebody kills it,
+/// that is an interruptible wait.
+async fn waiting(bed: &Bed, command: &str) -> Result<String> {
+    eventually(
+        || format!("no {command} waits for a volume"),
+        async || {
+            let listed = bed.node.run("ps", &["-e", "-o", "pid,wchan:32,args"])?;
+            let waits =
+                |line: &&str| line.contains("request_wait_answer") && line.contains(command);
+            let line = listed.lines().find(waits);
             Ok(line.and_then(|line| line.split_whitespace().next()).map(str::to_owned))
         },
     )
