@@ -37,7 +37,7 @@ pub(crate) enum Message {
     /// A job ended.
     Ended(Job, Outcome),
     /// A save ended.
-    Saved(u64, Result<(), String>),
+    Saved(u64, Result<(), Failure>),
     /// The record is deleted, or cannot be.
     Forgotten,
     /// The shim does not answer, or answers again.
@@ -282,7 +282,7 @@ impl PodTask {
             let result = result.map(|rows| {
                 shared.leftovers.add(rows.into_iter().map(Some).zip(left).collect());
             });
-            let _ = own.send(Message::Saved(generation, result.map_err(|why| why.to_string())));
+            let _ = own.send(Message::Saved(generation, result.map_err(|why| Failure::new(why.kind(), why.to_string()))));
         });
     }
 

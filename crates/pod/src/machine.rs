@@ -87,8 +87,8 @@ pub enum Event {
     CallerGone(Token),
     /// A job ended.
     Ended(Job, Outcome),
-    /// A save ended; the error is a text.
-    Saved(u64, Result<(), String>),
+    /// A save ended.
+    Saved(u64, Result<(), Failure>),
     /// The record has been deleted.
     Forgotten,
     /// Time has passed.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use berth_pod::Kind;
+
 /// A failure of the record database.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -29,10 +31,31 @@ pub enum Error {
         /// SQLite's reason.
         why: String,
     },
+    /// The disk fails, or takes no writes.
+    #[error(
+        "the record database {path} cannot be written: {why}; see that its disk works, takes writes and has room"
+    )]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's reason.
+        why: String,
+    },
     /// A record cannot be written down.
     #[error("a record cannot be encoded: {0}")]
     Encode(String),
     /// The writer has ended.
     #[error("the record database is closed")]
     Closed,
+}
+
+impl Error {
+    /// What sort of failure it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Full { .. } => Kind::Exhausted,
+            Self::Open { .. } | Self::Unwritable { .. } => Kind::Unavailable,
+            Self::Failed { .. } | Self::Encode(_) | Self::Closed => Kind::Broken,
+        }
+    }
 }

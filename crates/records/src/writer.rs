@@ -177,7 +177,8 @@ fn failed(path: &Path, why: &rusqlite::Error) -> Error {
     use rusqlite::ErrorCode::{DiskFull, ReadOnly, SystemIoFailure};
     let (path, text) = (path.to_owned(), why.to_string());
     match why.sqlite_error_code() {
-        Some(DiskFull | ReadOnly | SystemIoFailure) => Error::Full { path, why: text },
+        Some(DiskFull) => Error::Full { path, why: text },
+        Some(ReadOnly | SystemIoFailure) => Error::Unwritable { path, why: text },
         _ => Error::Failed { path, why: text },
     }
 }

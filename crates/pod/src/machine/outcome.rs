@@ -236,13 +236,13 @@ impl Machine {
         self.dirty = true;
     }
 
-    pub(super) fn saved(&mut self, generation: u64, result: Result<(), String>, now: Nanos) {
+    pub(super) fn saved(&mut self, generation: u64, result: Result<(), Failure>, now: Nanos) {
         self.saving = None;
         let queued = std::mem::take(&mut self.queued);
         let (ready, later): (Vec<_>, Vec<_>) = queued.into_iter().partition(|q| q.0 <= generation);
         self.queued = later;
-        if let Err(error) = result {
-            return self.save_failed(ready.into_iter().map(|(_, job)| job).collect(), &error, now);
+        if let Err(why) = result {
+            return self.save_failed(ready.into_iter().map(|(_, job)| job).collect(), &why, now);
         }
         self.save_again_at = None;
         self.saved_generation = generation;
@@ -255,11 +255,11 @@ impl Machine {
     }
 
     /// Nothing is acquired without a saved intent; everything else goes on.
-    fn save_failed(&mut self, waiting: Vec<Job>, error: &str, now: Nanos) {
+    fn save_failed(&mut self, waiting: Vec<Job>, why: &Failure, now: Nanos) {
         self.dirty = true;
         self.save_again_at = Some(now + SECOND);
-        let text = format!("the pod's record cannot be saved: {error}");
-        let failure = Failure::new(Kind::Exhausted, text);
+        let text = format!("the pod's record cannot be saved: {}", why.message);
+        let failure = Failure::new(why.kind, text);
         self.refuse_unsaved(&failure);
         for job in waiting {
             // The slot stays intended: an earlier try may have left something there.

@@ -528,7 +528,7 @@ impl Moment {
         } else {
             self.failures += 1;
             self.unsaved = true;
-            self.event(Event::Saved(generation, Err("disk full".into())));
+            self.event(Event::Saved(generation, Err(Failure::new(Kind::Exhausted, "disk full"))));
         }
     }
 

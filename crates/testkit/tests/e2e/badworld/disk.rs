@@ -59,6 +59,43 @@ fn on_a_read_only_disk_nothing_begins_everything_ends_and_writing_mends_it() -> 
     })
 }
 
+#[test]
+fn on_a_disk_that_fails_under_it_everything_ends_and_a_repair_mends_it() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let image = dir.path().join("ext4");
+    let image = image.display();
+    let mount = format!("mount -o loop,errors=remount-ro {image} {ROOT}");
+    let make = format!("truncate -s 128M {image} && mkfs.ext4 -q {image} && {mount}");
+    on_a_disk(&make, async |bed| {
+        let (pod, id) = bed.idle("there").await?;
+        // As after an error of the device: what is open takes no writes any more either.
+        let fail = format!(
+            "source=$(findmnt -no SOURCE {ROOT}); echo 1 >/sys/fs/ext4/${{source##*/}}/trigger_fs_error"
+        );
+        bed.node.run("sh", &["-c", &fail])?;
+
+        let begin = Instant::now();
+        says(bed.cri.run(&bed.pod("new")).await, Code::Unavailable, &[ROOT, "takes writes"]);
+        let new = Container::idle("new", &busybox());
+        says(bed.cri.create(&pod, &new).await, Code::Unavailable, &[ROOT, "takes writes"]);
+        assert!(begin.elapsed() < PROMPTLY, "{:?}", begin.elapsed());
+        assert_eq!(bed.cri.shell(&id, "echo works").await?, "works");
+        bed.cri.stop(&id, 5).await?;
+        assert_eq!(bed.cri.container(&id).await?.exit_code, 0);
+        bed.cri.clear(&pod.id).await?;
+        assert!(bed.cri.pods().await?.is_empty());
+
+        bed.node.stop_daemon()?;
+        let repair = format!("umount {ROOT} && {{ e2fsck -fy {image}; [ $? -le 1 ]; }} && {mount}");
+        bed.node.run("sh", &["-c", &repair])?;
+        bed.start().await?;
+        // That it was removed could not be saved.
+        bed.cri.clear_all().await?;
+        next_pod_is_fine(bed, "new").await?;
+        nothing_left_over(bed).await
+    })
+}
+
 /// What must be true on a node one of whose disks takes no more.
 async fn without_room(bed: &mut Bed, dir: &str, fill: &str) -> Result<()> {
     let (pod, id) = bed.idle("there").await?;
@@ -97,9 +134,15 @@ async fn without_room(bed: &mut Bed, dir: &str, fill: &str) -> Result<()> {
 
 /// Runs a test with a disk of its own, in memory, below the daemon's root.
 fn on_a_small_disk(options: &str, test: impl AsyncFnOnce(&mut Bed) -> Result<()>) -> Result<()> {
+    let mount = format!("mount -t tmpfs -o {options} tmpfs {ROOT}");
+    on_a_disk(&mount, test)
+}
+
+/// Runs a test with what this command mounts as the daemon's root.
+fn on_a_disk(mount: &str, test: impl AsyncFnOnce(&mut Bed) -> Result<()>) -> Result<()> {
     on_a_node(async |bed| {
         bed.node.stop_daemon()?;
-        bed.node.run("mount", &["-t", "tmpfs", "-o", options, "tmpfs", ROOT])?;
+        bed.node.run("sh", &["-c", mount])?;
         bed.start().await?;
         bed.cri.pull(&busybox()).await?;
         next_pod_is_fine(bed, "first").await?;
