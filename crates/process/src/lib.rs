@@ -29,6 +29,7 @@ mod tasks;
 
 pub mod log;
 pub mod pause;
+pub mod quiet;
 
 pub use berth_cgroup::{Cgroups, DeviceIo, Pressure, Pressures, Stall, Version};
 pub use bundle::{Config, Linux, NamespaceEntry, Root, Traces};

@@ -98,7 +98,12 @@ impl Pod {
 pub(crate) async fn finished<T: Send + 'static>(
     operation: impl Future<Output = berth_process::Result<T>> + Send + 'static,
 ) -> ttrpc::Result<T> {
-    match tokio::spawn(operation).await {
+    let over = async move {
+        let result = operation.await;
+        berth_process::quiet::after_call();
+        result
+    };
+    match tokio::spawn(over).await {
         Ok(result) => result.map_err(|error| to_wire(&error)),
         Err(error) => Err(status(ttrpc::Code::INTERNAL, error)),
     }

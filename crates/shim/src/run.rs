@@ -38,6 +38,9 @@ pub fn run<F: RuntimeFactory>() -> ExitCode {
     }
 }
 
+/// How many events are taken from the kernel at once; each has room of its own for good.
+const EVENTS: usize = 64;
+
 fn perform<F: RuntimeFactory>() -> Result<Vec<u8>> {
     let arguments = Arguments::parse(std::env::args().skip(1))?;
     match arguments.action {
@@ -51,6 +54,7 @@ fn perform<F: RuntimeFactory>() -> Result<Vec<u8>> {
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_io_events_per_tick(EVENTS)
         .build()
         .map_err(|e| Error::file("make", "event loop", e))
 }

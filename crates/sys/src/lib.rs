@@ -1,6 +1,7 @@
 //! What Berth asks of the Linux kernel, made safe: processes, mounts, namespaces, descriptors.
 //!
-//! Everything here is synchronous and keeps no state of its own. It is the only crate that may hold
+//! Everything here is synchronous and keeps no state of its own (but the descriptor of
+//! [`signal::deaths`], which belongs to the process). It is the only crate that may hold
 //! `unsafe`; each block argues its own preconditions. It must not know what a pod, a sandbox or an
 //! image is.
 //!
@@ -27,6 +28,7 @@ pub mod process;
 pub mod signal;
 pub mod small;
 pub mod spawn;
+pub mod stack;
 pub mod sysctl;
 pub mod thread;
 

@@ -4,7 +4,10 @@
 //! SIGRTMIN = 34 as glibc and musl show it: 32 and 33 belong to the C library's threads.
 
 use std::fmt;
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Attempt, Error, Result};
 
@@ -182,6 +185,56 @@ pub fn wait(signals: &[Signal]) -> Result<Signal> {
     }
 }
 
+/// The eventfd that SIGCHLD adds to, once [`deaths`] has been asked for it.
+static DEATHS: Mutex<Option<OwnedFd>> = Mutex::new(None);
+/// Its number: a signal handler may take no lock.
+static DEATHS_NUMBER: AtomicI32 = AtomicI32::new(-1);
+
+/// A descriptor of which epoll, edge-triggered, tells each time a child of this process has ended.
+///
+/// There is nothing to be read from it: each death adds to an eventfd, and that makes an edge also
+/// while it is readable. All that this gives share one; SIGCHLD is handled by it from then on.
+pub fn deaths() -> Result<OwnedFd> {
+    let mut deaths = DEATHS.lock().unwrap_or_else(PoisonError::into_inner);
+    if deaths.is_none() {
+        let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
+        let made = rustix::event::eventfd(0, flags).on_thing("make", "eventfd")?;
+        DEATHS_NUMBER.store(made.as_raw_fd(), Ordering::Release);
+        handle_child().on_thing("handle", "SIGCHLD")?;
+        *deaths = Some(made);
+    }
+    let clone = deaths.as_ref().map(OwnedFd::try_clone);
+    clone.unwrap_or_else(|| Err(std::io::ErrorKind::NotFound.into())).on_thing("copy", "eventfd")
+}
+
+fn handle_child() -> std::io::Result<()> {
+    // SAFETY: sigaction is plain data, of which all zeros is a value, and is valid for the call; the
+    // handler does nothing that signal-safety(7) does not allow.
+    #[allow(unsafe_code)]
+    let result = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = note_death as extern "C" fn(libc::c_int) as usize;
+        action.sa_flags = libc::SA_RESTART | libc::SA_NOCLDSTOP;
+        libc::sigaction(libc::SIGCHLD, &raw const action, std::ptr::null_mut())
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+extern "C" fn note_death(_: libc::c_int) {
+    let fd: RawFd = DEATHS_NUMBER.load(Ordering::Acquire);
+    let one = 1_u64.to_ne_bytes();
+    // SAFETY: write(2) is async-signal-safe and reads eight bytes that live as long as the call; the
+    // descriptor is never closed. It may change errno, which the interrupted code may be about to
+    // read: that is put back. errno's place is this thread's own.
+    #[allow(unsafe_code)]
+    unsafe {
+        let errno = libc::__errno_location();
+        let before = *errno;
+        libc::write(fd, one.as_ptr().cast(), one.len());
+        *errno = before;
+    }
+}
+
 fn set_of(signals: &[Signal]) -> libc::sigset_t {
     // SAFETY: sigset_t is plain data; sigaddset writes to it only, and its numbers are 1 to 64.
     #[allow(unsafe_code)]
@@ -197,7 +250,27 @@ fn set_of(signals: &[Signal]) -> libc::sigset_t {
 
 #[cfg(test)]
 mod tests {
+    use rustix::event::{Timespec, epoll};
+
     use super::*;
+
+    #[test]
+    fn each_death_of_a_child_makes_an_edge() {
+        let (deaths, others) = (deaths().unwrap(), deaths().unwrap());
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&epoll, &deaths, epoll::EventData::new_u64(1), flags).unwrap();
+        drop(others);
+        for _ in 0..3 {
+            let mut child = std::process::Command::new("true").spawn().unwrap();
+            let mut events = Vec::with_capacity(1);
+            let limit = Timespec { tv_sec: 60, tv_nsec: 0 };
+            let wait =
+                || epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&limit));
+            assert_eq!(rustix::io::retry_on_intr(wait).unwrap(), 1);
+            child.wait().unwrap();
+        }
+    }
 
     #[test]
     fn every_number_survives_its_name() {
