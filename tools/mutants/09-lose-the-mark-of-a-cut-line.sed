@@ -1,3 +1,3 @@
-# file: crates/process/src/log/frame.rs
-# test: -p berth-process --lib
+# file: crates/log/src/frame.rs
+# test: -p berth-log --lib
 s/head\.line\(b'P',/head.line(b'F',/

@@ -81,13 +81,8 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// A log cannot be opened.
-    #[error("open log {}: {source}: log_directory must be a directory, and log_path a file in it", path.display())]
-    Log {
-        /// The file.
-        path: PathBuf,
-        /// What the system answered.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Log(#[from] berth_log::Error),
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] berth_sys::Error),
@@ -187,12 +182,12 @@ impl Error {
             Self::Exists { .. } => Kind::Exists,
             Self::WrongState { .. } => Kind::WrongState,
             Self::File { source, .. } => of_file(source),
-            Self::Log { source, .. } => match berth_sys::kind_of(source) {
+            Self::Log(error) => match berth_sys::kind_of(&error.source) {
                 // What the caller named as a log can be none.
                 berth_sys::Kind::NotFound | berth_sys::Kind::Invalid | berth_sys::Kind::Exists => {
                     Kind::Invalid
                 }
-                _ => of_file(source),
+                _ => of_file(&error.source),
             },
             Self::NoRuntime { source, .. } => match of_kernel(source.kind()) {
                 Kind::Exhausted => Kind::Exhausted,

@@ -27,7 +27,6 @@ mod runtime;
 mod stdio;
 mod tasks;
 
-pub mod log;
 pub mod pause;
 pub mod quiet;
 

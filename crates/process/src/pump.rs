@@ -13,12 +13,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use berth_log::{Framer, LogFile, Stream};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
-
-use crate::log::{Framer, LogFile, Stream};
 
 /// One read takes what a pipe holds by default.
 const READ: usize = 64 * 1024;

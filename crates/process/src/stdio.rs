@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use berth_log::{LogFile, Stream};
 use berth_sys::pipe::{FifoEnd, open_fifo, pipe, set_nonblocking};
 use rustix::termios::Winsize;
 
 use crate::error::{Error, Result};
-use crate::log::{LogFile, Stream};
 use crate::pump::{self, Buffers, Pump, SharedLog, lock};
 use crate::runtime::Streams;
 
@@ -277,7 +277,7 @@ impl Stdio {
     }
 
     pub(crate) fn reopen_logs(&self) -> Result<()> {
-        self.logs.iter().try_for_each(|(_, log)| lock(log).reopen())
+        self.logs.iter().try_for_each(|(_, log)| Ok(lock(log).reopen()?))
     }
 
     pub(crate) fn dropped_lines(&self) -> u64 {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// Neither a fifo without a reader nor a device is waited for.
 const NO_WAIT: i32 = OFlags::NONBLOCK.union(OFlags::NOCTTY).bits().cast_signed();
@@ -71,12 +71,11 @@ impl LogFile {
 fn append_to(path: &Path) -> Result<File> {
     if let Some(dir) = path.parent() {
         // The kubelet makes this directory; other callers may not have.
-        std::fs::create_dir_all(dir)
-            .map_err(|source| Error::Log { path: dir.to_owned(), source })?;
+        std::fs::create_dir_all(dir).map_err(|source| Error { path: dir.to_owned(), source })?;
     }
     let mut options = File::options();
     options.create(true).append(true).mode(0o640).custom_flags(NO_WAIT);
-    let log = |source| Error::Log { path: path.to_owned(), source };
+    let log = |source| Error { path: path.to_owned(), source };
     let file = options.open(path).map_err(log)?;
     let kind = file.metadata().map_err(log)?.file_type();
     if kind.is_file() || kind.is_char_device() {
