@@ -46,7 +46,7 @@ mutants: needs ## deliberate faults in the product, each of which must make a te
 
 .PHONY: bench
 bench: ## Berth beside Debian's containerd and the bare commands, in one run; writes docs/bench.md
-	@tools/needs containerd
+	@tools/needs
 	@tools/bench
 
 .PHONY: install

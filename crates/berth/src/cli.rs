@@ -96,17 +96,41 @@ pub(crate) enum Config {
     Default,
 }
 
-/// Is this how a shim publishes an event? It calls its `-publish-binary` in containerd's manner:
-/// `berth --address … publish --topic … --namespace …`, the event on standard input.
-pub(crate) fn is_publish(arguments: impl IntoIterator<Item = String>) -> bool {
-    let mut arguments = arguments.into_iter().skip(1);
-    let Some(first) = arguments.next() else { return false };
-    match first.trim_start_matches('-') {
-        "publish" => true,
-        "address" => arguments.nth(1).is_some_and(|word| word == "publish"),
-        flag => {
-            flag.starts_with("address=") && arguments.next().is_some_and(|word| word == "publish")
+/// How a shim publishes an event: it runs its `-publish-binary` in containerd's manner, `berth
+/// --address … publish --topic … --namespace …`, the event on standard input.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Publish {
+    /// Where events are taken; "" if the shim does not say.
+    pub(crate) address: String,
+    pub(crate) topic: String,
+    pub(crate) namespace: String,
+}
+
+impl Publish {
+    /// None: this is no such call.
+    pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Option<Self> {
+        let mut publish = Self::default();
+        let mut called = false;
+        let mut arguments = arguments.into_iter().skip(1);
+        while let Some(word) = arguments.next() {
+            if word == "publish" {
+                called = true;
+                continue;
+            }
+            // Go's flags have one dash or two, and their values follow or stand behind a "=".
+            let flag = word.strip_prefix('-')?.trim_start_matches('-');
+            let (name, value) = match flag.split_once('=') {
+                Some((name, value)) => (name.to_owned(), value.to_owned()),
+                None => (flag.to_owned(), arguments.next()?),
+            };
+            match name.as_str() {
+                "address" | "a" => publish.address = value,
+                "topic" if called => publish.topic = value,
+                "namespace" | "n" => publish.namespace = value,
+                _ => return None,
+            }
         }
+        called.then_some(publish)
     }
 }
 
@@ -122,12 +146,22 @@ mod tests {
 
     #[test]
     fn a_shims_publish_is_known_by_its_form() {
-        let publish = |line: &str| is_publish(line.split(' ').map(str::to_owned));
-        assert!(publish("berth publish --topic /tasks/exit --namespace k8s.io"));
-        assert!(publish("berth --address /run/x.sock publish --topic /tasks/exit"));
-        assert!(publish("berth -address=/run/x.sock publish"));
-        assert!(!publish("berth image import publish"));
-        assert!(!publish("berth status"));
-        assert!(!publish("berth"));
+        let publish = |line: &str| Publish::parse(line.split(' ').map(str::to_owned));
+        let wanted = |address: &str, topic: &str, namespace: &str| {
+            let (address, topic) = (address.to_owned(), topic.to_owned());
+            Some(Publish { address, topic, namespace: namespace.to_owned() })
+        };
+        assert_eq!(
+            publish("berth publish --topic /tasks/exit --namespace k8s.io"),
+            wanted("", "/tasks/exit", "k8s.io")
+        );
+        assert_eq!(
+            publish("berth --address /run/x.sock publish --topic=/tasks/oom -namespace k8s.io"),
+            wanted("/run/x.sock", "/tasks/oom", "k8s.io")
+        );
+        assert_eq!(publish("berth -address=/run/x.sock publish"), wanted("/run/x.sock", "", ""));
+        for other in ["berth image import publish", "berth status", "berth", "berth --config"] {
+            assert_eq!(publish(other), None, "{other}");
+        }
     }
 }

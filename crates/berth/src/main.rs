@@ -21,12 +21,14 @@ use clap::Parser as _;
 use cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    if cli::is_publish(std::env::args()) {
-        // Shims are asked for what happened; the event is taken so that the shim goes on.
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        return ExitCode::SUCCESS;
+    if let Some(publish) = cli::Publish::parse(std::env::args()) {
+        return end(wait(command::publish::run(publish)));
     }
-    match run(Cli::parse()) {
+    end(run(Cli::parse()))
+}
+
+fn end(done: anyhow::Result<()>) -> ExitCode {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // A closed standard error leaves nobody to tell.

@@ -9,7 +9,9 @@ pub(crate) type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// There is no such verb.
-    #[error("unknown verb {verb:?}; known are namespaces, unpin, stat, unmount, mount and pause")]
+    #[error(
+        "unknown verb {verb:?}; known are namespaces, unpin, stat, unmount, mount, read, hold and pause"
+    )]
     Verb { verb: String },
     /// Stdin does not hold what the verb takes.
     #[error("cannot read the request on stdin: {reason}")]

@@ -3,11 +3,12 @@
 //! `berth-helper VERB` reads one JSON object from stdin and answers with one on stdout. On failure
 //! that is `{"error":{"kind":...,"message":...}}`, and the exit code is 1. It runs as a short-lived
 //! child with a deadline: a path on a dead network file system may block it for ever, and then only
-//! it. `pause` is the exception: it stays, as the first process of a PID namespace.
+//! it. Two stay: `pause`, as the first process of a PID namespace, and what `hold` leaves behind.
 //!
 //! The program is one static file of one thread: forking is safe in it.
 
 mod error;
+mod hold;
 mod mounts;
 mod namespaces;
 mod pause;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         "unmount" => answer(mounts::unmount),
         "mount" => answer(mounts::mount),
         "read" => answer(read::read),
+        "hold" => answer(hold::hold),
         "pause" => return pause::pause(),
         _ => Err(Error::Verb { verb }),
     };

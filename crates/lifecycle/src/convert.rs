@@ -44,6 +44,19 @@ impl Fail for berth_cgroup::Error {
     }
 }
 
+impl Fail for berth_log::Error {
+    fn fail(self) -> Failure {
+        let kind = match berth_sys::kind_of(&self.source) {
+            // What was named as a log can be none.
+            berth_sys::Kind::NotFound | berth_sys::Kind::Invalid | berth_sys::Kind::Exists => {
+                Kind::Invalid
+            }
+            kind => of_sys(kind),
+        };
+        Failure::new(kind, self.to_string())
+    }
+}
+
 impl Fail for berth_image::Error {
     fn fail(self) -> Failure {
         use berth_image::Kind as K;

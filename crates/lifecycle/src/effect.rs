@@ -12,10 +12,13 @@ mod image;
 mod limits;
 mod namespaces;
 mod network;
+mod pause;
 mod rootfs;
 mod sandbox;
 mod shim;
 mod signal;
+mod socket;
+mod stdio;
 mod task;
 
 use std::future::Future;

@@ -39,7 +39,18 @@ impl Layout<'_> {
         self.sandbox_state(id).join("layers")
     }
 
-    /// Where a shared PID namespace is pinned, by our shim.
+    /// Where shims by others tell what happens.
+    pub(crate) fn events(&self) -> PathBuf {
+        self.0.state_dir.join("events.sock")
+    }
+
+    /// The root file system of the built-in pause: not below /run, where nothing may be executed on
+    /// some systems.
+    pub(crate) fn pause(&self) -> PathBuf {
+        self.0.root_dir.join("pause")
+    }
+
+    /// Where a shared PID namespace is pinned, by our shim, or by us for one that is not ours.
     pub(crate) fn pid_ns(&self, id: &SandboxId) -> PathBuf {
         self.bundle(id.as_str()).join("pidns")
     }

@@ -10,6 +10,7 @@
 //!
 //! It must not know CRI's wire types, nor how a shim or a CNI plugin is spoken to.
 
+mod carry;
 mod convert;
 mod effect;
 mod error;
@@ -24,6 +25,7 @@ mod pod_task;
 mod registry;
 mod settings;
 mod shared;
+mod shim_log;
 mod start;
 pub mod view;
 

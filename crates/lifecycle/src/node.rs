@@ -221,6 +221,9 @@ impl Node {
     pub async fn reopen_log(&self, id: &str) -> Result<(), Error> {
         let (context, id) = self.running(id)?;
         let reopen = async {
+            if context.record.shim.held().is_some_and(|shim| shim.foreign) {
+                return context.shared.carriers.reopen(&id).await;
+            }
             let shim = connection(&context).await?;
             Ok(shim.reopen_log(id.as_str()).await?)
         };

@@ -1,6 +1,7 @@
 //! What every pod's task shares: the parts of the node, and the clock.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -8,16 +9,18 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use berth_cgroup::Cgroups;
 use berth_cni::Network;
 use berth_image::Store;
-use berth_pod::SandboxId;
 use berth_pod::machine::{Nanos, Token};
+use berth_pod::{ContainerId, SandboxId};
 use berth_records::Records;
-use berth_shim_client::Shim;
+use berth_shim_client::{Event, Events, Form, Shim};
 
+use crate::carry::Carriers;
 use crate::figures::Figures;
 use crate::kept::Budget;
 use crate::leftovers::Leftovers;
 use crate::registry::Registry;
 use crate::settings::Settings;
+use crate::shim_log::ShimLogs;
 
 /// The parts of the node.
 pub(crate) struct Shared {
@@ -34,8 +37,22 @@ pub(crate) struct Shared {
     pub(crate) boot_id: String,
     /// The files by which a job enters the jobs' cgroup.
     pub(crate) jobs_enter: Vec<std::path::PathBuf>,
+    /// The same of those who hold fifos, and outlive daemons.
+    pub(crate) holders_enter: Vec<std::path::PathBuf>,
     /// One stage of id-mapped layers is made at a time.
     pub(crate) staging: tokio::sync::Mutex<()>,
+    /// The output that shims by others leave to the daemon.
+    pub(crate) carriers: Carriers,
+    /// What they say themselves.
+    pub(crate) shim_logs: ShimLogs,
+    /// The built-in pause has been made.
+    pub(crate) pause: tokio::sync::OnceCell<()>,
+    /// Containers that shims by others have told to lack memory, until their ends are known.
+    ooms: Mutex<HashSet<String>>,
+    /// Where shims by others tell what happens; open as long as this daemon is.
+    ear: std::sync::OnceLock<Events>,
+    /// What each shim's binary reads on stdin, where it is not the usual.
+    forms: Mutex<HashMap<PathBuf, Form>>,
     /// One connection per pod.
     shims: Mutex<HashMap<SandboxId, Shim>>,
     /// Who dials a pod's shim now; the others wait for it.
@@ -53,6 +70,7 @@ pub(crate) struct Made {
     pub(crate) records: Records,
     pub(crate) boot_id: String,
     pub(crate) jobs_enter: Vec<std::path::PathBuf>,
+    pub(crate) holders_enter: Vec<std::path::PathBuf>,
 }
 
 impl Shared {
@@ -67,11 +85,18 @@ impl Shared {
             records: made.records,
             boot_id: made.boot_id,
             jobs_enter: made.jobs_enter,
+            holders_enter: made.holders_enter,
             registry: Registry::default(),
             leftovers: Leftovers::default(),
             figures: Figures::default(),
             said: Arc::default(),
             staging: tokio::sync::Mutex::new(()),
+            carriers: Carriers::default(),
+            shim_logs: ShimLogs::default(),
+            pause: tokio::sync::OnceCell::new(),
+            ooms: Mutex::default(),
+            ear: std::sync::OnceLock::new(),
+            forms: Mutex::default(),
             shims: Mutex::new(HashMap::new()),
             dials: Mutex::new(HashMap::new()),
             tokens: AtomicU64::new(1),
@@ -102,6 +127,46 @@ impl Shared {
 
     fn shims(&self) -> std::sync::MutexGuard<'_, HashMap<SandboxId, Shim>> {
         self.shims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what a shim has told: only of containers that there are, or it could fill the memory.
+    pub(crate) fn hear(&self, event: Event) {
+        match event {
+            Event::Oom { container } => {
+                if self.registry.container_view(&container).is_ok() {
+                    let mut ooms = self.ooms.lock().unwrap_or_else(PoisonError::into_inner);
+                    ooms.insert(container);
+                }
+            }
+            // Wait tells this, for certain.
+            Event::Exit { container, process, .. } => {
+                tracing::debug!(container, process, "a shim tells of an exit");
+            }
+            Event::Other { topic } => tracing::debug!(topic, "a shim tells of something"),
+        }
+    }
+
+    /// Keeps the endpoint open.
+    pub(crate) fn hold_ear(&self, events: Events) {
+        // There is one daemon, and it listens once.
+        let _ = self.ear.set(events);
+    }
+
+    /// Has a shim told that this container lacked memory? It is forgotten with this.
+    pub(crate) fn lacked_memory(&self, container: &ContainerId) -> bool {
+        let mut ooms = self.ooms.lock().unwrap_or_else(PoisonError::into_inner);
+        ooms.remove(container.as_str())
+    }
+
+    /// What this shim's binary reads on stdin, as far as is known.
+    pub(crate) fn form_of(&self, binary: &Path) -> Form {
+        let forms = self.forms.lock().unwrap_or_else(PoisonError::into_inner);
+        forms.get(binary).copied().unwrap_or_default()
+    }
+
+    /// This shim's binary has been seen to read this.
+    pub(crate) fn takes(&self, binary: PathBuf, form: Form) {
+        self.forms.lock().unwrap_or_else(PoisonError::into_inner).insert(binary, form);
     }
 
     /// The connection to a pod's shim, if there is one.

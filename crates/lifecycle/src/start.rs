@@ -12,6 +12,7 @@ use berth_pod::machine::Machine;
 use berth_pod::record::{PodRecord, PodWish};
 use berth_pod::{Kind, SandboxId};
 use berth_records::{Loaded, Records};
+use berth_shim_client::Events;
 use tokio::sync::mpsc;
 
 use crate::convert::Fail as _;
@@ -49,6 +50,7 @@ pub(crate) async fn start(parts: Parts) -> Result<Arc<Shared>, Error> {
     let settings = &parts.settings;
     let jobs_enter = fence(settings, &parts.cgroups).await?;
     furnish(settings, &parts.cgroups)?;
+    let holders = fenced(&parts.cgroups, &settings.cgroup_root, "holders")?;
     let boot_id = berth_sys::small::boot_id().map_err(|e| Error::from(e.fail()))?;
     let path = settings.root_dir.join("pods.db");
     let mirror = settings.state_dir.join("sandboxes");
@@ -63,7 +65,9 @@ pub(crate) async fn start(parts: Parts) -> Result<Arc<Shared>, Error> {
         records,
         boot_id,
         jobs_enter,
+        holders_enter: holders.enter_files(),
     }));
+    listen(&shared).await;
     let known: HashSet<String> = known(&loaded);
     // What a record that cannot be read holds is not known: nothing is swept beside it.
     let all_read = loaded.unreadable.is_empty();
@@ -76,6 +80,22 @@ pub(crate) async fn start(parts: Parts) -> Result<Arc<Shared>, Error> {
     tokio::spawn(end_orphans(Arc::clone(&shared), live.clone()));
     first_contact(&shared, live).await;
     Ok(shared)
+}
+
+/// Opens the endpoint for what shims by others tell. What they tell is a help and no more: without
+/// it the daemon works.
+async fn listen(shared: &Arc<Shared>) {
+    let path = Layout(&shared.settings).events();
+    let heard = Arc::downgrade(shared);
+    let hear = move |event| {
+        if let Some(shared) = heard.upgrade() {
+            shared.hear(event);
+        }
+    };
+    match Events::listen(&path, hear).await {
+        Ok(events) => shared.hold_ear(events),
+        Err(why) => tracing::warn!(error = %why, "cannot take what shims tell"),
+    }
 }
 
 /// Makes what all pods share, so that what is there while no pod is does not depend on the past.

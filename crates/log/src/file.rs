@@ -3,12 +3,12 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use crate::{Error, Result};
+use crate::{Error, LINE, Result};
 
 /// Neither a fifo without a reader nor a device is waited for.
 const NO_WAIT: i32 = OFlags::NONBLOCK.union(OFlags::NOCTTY).bits().cast_signed();
@@ -27,6 +27,14 @@ impl LogFile {
     /// Opens the file for appending; it and the directory above it are made if need be.
     pub fn open(path: &Path) -> Result<Self> {
         Ok(Self { path: path.to_owned(), file: append_to(path)?, torn: Vec::new(), dropped: 0 })
+    }
+
+    /// As [`LogFile::open`], after a writer that was killed: a line that it left unfinished is cut
+    /// off, and will be written again.
+    pub fn resume(path: &Path) -> Result<Self> {
+        let log = Self::open(path)?;
+        cut_torn(path).map_err(|source| Error { path: path.to_owned(), source })?;
+        Ok(log)
     }
 
     /// Writes to a new file of the same name from now on: somebody has moved the old one away. If
@@ -84,6 +92,20 @@ fn append_to(path: &Path) -> Result<File> {
     Err(log(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")))
 }
 
+/// Cuts a file after its last newline, as far back as a line can reach.
+fn cut_torn(path: &Path) -> io::Result<()> {
+    let file = File::options().read(true).write(true).custom_flags(NO_WAIT).open(path)?;
+    let length = file.metadata()?.len();
+    let window = length.min(2 * LINE as u64);
+    let mut end = vec![0; usize::try_from(window).unwrap_or_default()];
+    file.read_exact_at(&mut end, length - window)?;
+    let torn = end.iter().rev().take_while(|byte| **byte != b'\n').count();
+    if torn == 0 || (torn == end.len() && window < length) {
+        return Ok(());
+    }
+    file.set_len(length - torn as u64)
+}
+
 /// How much could be written.
 fn write_some(file: &mut impl Write, mut bytes: &[u8]) -> usize {
     let all = bytes.len();
@@ -123,6 +145,18 @@ mod tests {
         log.write(b"four\n");
         assert_eq!(std::fs::read(&path).unwrap(), b"three\nfour\n");
         assert_eq!(log.dropped(), 0);
+    }
+
+    #[test]
+    fn a_line_that_a_killed_writer_left_is_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        for (left, kept) in [("", ""), ("one\n", "one\n"), ("one\ntw", "one\n"), ("on", "")] {
+            std::fs::write(&path, left).unwrap();
+            let mut log = LogFile::resume(&path).unwrap();
+            log.write(b"next\n");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{kept}next\n"));
+        }
     }
 
     #[test]

@@ -72,6 +72,14 @@ impl Framer {
         input.len() - rest.len()
     }
 
+    /// Appends what no newline has ended yet, as a part: the rest of the line follows.
+    pub fn part(&mut self, time: SystemTime, out: &mut Vec<u8>) {
+        if !self.held.is_empty() {
+            Head::new(time, self.stream).line(b'P', &self.held, b"", out);
+            self.held = Vec::new();
+        }
+    }
+
     /// Appends what no newline ended, at the end of the stream.
     pub fn finish(&mut self, time: SystemTime, out: &mut Vec<u8>) {
         if !self.held.is_empty() {
@@ -183,6 +191,18 @@ mod tests {
         let (_, lines) = parsed(&framed(b"no newline", 4));
         assert_eq!(lines, [(10, 'F')]);
         assert!(framed(b"", 1).is_empty());
+    }
+
+    #[test]
+    fn a_line_may_be_given_out_in_parts() {
+        let (mut framer, mut out) = (Framer::new(Stream::Stdout), Vec::new());
+        framer.push(UNIX_EPOCH, b"login: ", &mut out);
+        assert!(out.is_empty());
+        framer.part(UNIX_EPOCH, &mut out);
+        framer.part(UNIX_EPOCH, &mut out);
+        framer.push(UNIX_EPOCH, b"me\n", &mut out);
+        let (text, lines) = parsed(&out);
+        assert_eq!((text.as_slice(), lines), (&b"login: me\n"[..], vec![(7, 'P'), (2, 'F')]));
     }
 
     #[test]

@@ -77,7 +77,8 @@ pub fn sandbox_spec(pod: &PodInput<'_>, task: &SandboxTask<'_>) -> Result<Spec, 
 fn pause(pod: &PodInput<'_>) -> Result<Process, Error> {
     Ok(Process {
         user: User::default(),
-        args: vec!["/pause".to_owned()],
+        // One program is the helper and the pause.
+        args: vec!["/pause".to_owned(), "pause".to_owned()],
         env: vec!["PATH=/".to_owned()],
         cwd: "/".into(),
         no_new_privileges: true,

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use berth_job::Job;
+use berth_proto::bootstrap::{BootstrapParams, Extension};
 use berth_proto::task_v3::DeleteResponse;
 use berth_sys::spawn::Spawn;
 use protobuf::Message as _;
 
 use crate::types::time;
-use crate::{Answer, Error, Exited, Result, parse_answer};
+use crate::{Answer, Any, Error, Exited, Result, parse_answer};
 
 /// An answer is never longer than this.
 const MAX_ANSWER: u64 = 64 << 10;
@@ -47,10 +48,22 @@ pub struct Launch {
     pub cgroups: Vec<PathBuf>,
     /// Its oom_score_adj; none leaves the daemon's.
     pub oom_score_adj: Option<i16>,
-    /// What it reads on stdin: its options, or bootstrap parameters.
-    pub stdin: Vec<u8>,
+    /// Its options; none tells it nothing.
+    pub options: Option<Any>,
+    /// What `start` reads on stdin.
+    pub form: Form,
     /// How long it may take.
     pub deadline: Duration,
+}
+
+/// What `start` reads on stdin. A shim takes only one of these, but for Berth's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// The options alone: shims built for containerd up to 2.2, and those that do not read at all.
+    #[default]
+    Options,
+    /// Bootstrap parameters, with the options in them: shims built for containerd 2.3 and later.
+    Parameters,
 }
 
 /// What `delete` reported.
@@ -95,7 +108,7 @@ impl Launch {
         let stderr_file = create(&stderr_path)?;
         let spawn = self.spawn("start", &[]);
         let job = Job::new(spawn, self.deadline)
-            .stdin(self.stdin.clone())
+            .stdin(self.stdin()?)
             .stdout_to(clone(&answer_file, &answer_path)?)
             .stderr_to(clone(&stderr_file, &stderr_path)?)
             .leave_running();
@@ -119,7 +132,7 @@ impl Launch {
     /// It fails, takes too long, or its answer makes no sense.
     pub async fn delete(&self) -> Result<Outcome> {
         let bundle = ["-bundle".as_ref(), self.bundle.as_os_str()];
-        let job = Job::new(self.spawn("delete", &bundle), self.deadline).stdin(self.stdin.clone());
+        let job = Job::new(self.spawn("delete", &bundle), self.deadline).stdin(Vec::new());
         let outcome = job.run().await.map_err(|source| self.not_run("delete", source))?;
         if !outcome.exit.success() {
             let said = [&outcome.stderr, &outcome.stdout]
@@ -137,6 +150,34 @@ impl Launch {
             .map_err(|e| Error::Answer { problem: format!("to delete: {e}") })?;
         let at = time(response.exited_at.as_ref());
         Ok(Outcome { pid: response.pid, exited: Exited { status: response.exit_status, at } })
+    }
+
+    /// What `start` reads, in the form that this shim takes.
+    fn stdin(&self) -> Result<Vec<u8>> {
+        let options = self.options.clone().map(Any::into_wire);
+        let encoded = match self.form {
+            Form::Options => options.map_or(Ok(Vec::new()), |options| options.write_to_bytes()),
+            Form::Parameters => {
+                let extension =
+                    |options| Extension { value: Some(options).into(), ..Extension::default() };
+                BootstrapParams {
+                    instance_id: self.id.clone(),
+                    namespace: self.namespace.clone(),
+                    containerd_version: env!("CARGO_PKG_VERSION").to_owned(),
+                    containerd_ttrpc_address: self.events_address.clone(),
+                    containerd_grpc_address: self.events_or_daemon(),
+                    containerd_binary: self.publish_binary.to_string_lossy().into_owned(),
+                    extensions: options.into_iter().map(extension).collect(),
+                    ..BootstrapParams::default()
+                }
+                .write_to_bytes()
+            }
+        };
+        encoded.map_err(|e| Error::Request {
+            call: "start",
+            id: self.id.clone(),
+            why: format!("its options: {e}"),
+        })
     }
 
     fn spawn(&self, action: &'static str, more: &[&OsStr]) -> Spawn {

@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use berth_shim_client::{Generation, Kind, Launch};
+use berth_proto::bootstrap::BootstrapParams;
+use berth_shim_client::{Any, Form, Generation, Kind, Launch, info};
 
 struct Fixture {
     dir: tempfile::TempDir,
@@ -30,7 +31,8 @@ fn fixture(script: &str) -> Fixture {
         env: vec![("PATH".into(), std::env::var_os("PATH").unwrap())],
         cgroups: Vec::new(),
         oom_score_adj: None,
-        stdin: b"options".to_vec(),
+        options: Some(Any { type_url: "t".into(), value: b"options".to_vec() }),
+        form: Form::Options,
         deadline: Duration::from_secs(20),
     };
     Fixture { dir, launch }
@@ -51,7 +53,7 @@ async fn start_is_called_as_the_contract_says_and_its_answer_stays() {
         read("args").trim(),
         "-namespace k8s.io -address /run/berth/events.sock -publish-binary /usr/bin/berth -id s1 start"
     );
-    assert_eq!(read("stdin"), "options");
+    assert_eq!(read("stdin"), "\n\x01t\x12\x07options", "an encoded Any");
     assert_eq!(read("cwd").trim(), bundle.to_str().unwrap());
     let env = read("env");
     for line in [
@@ -64,6 +66,39 @@ async fn start_is_called_as_the_contract_says_and_its_answer_stays() {
         assert!(env.lines().any(|l| l == line), "{line} in {env}");
     }
     assert_eq!(Launch::earlier_answer(bundle).unwrap(), Some(answer));
+}
+
+#[tokio::test]
+async fn a_newer_shim_reads_bootstrap_parameters() {
+    let mut fixture = fixture(&format!("cat > stdin; echo '{ANSWER}'"));
+    fixture.launch.form = Form::Parameters;
+    fixture.launch.start().await.unwrap();
+    let bytes = fs::read(fixture.launch.bundle.join("stdin")).unwrap();
+    let parameters: BootstrapParams = protobuf::Message::parse_from_bytes(&bytes).unwrap();
+    assert_eq!((parameters.instance_id.as_str(), parameters.namespace.as_str()), ("s1", "k8s.io"));
+    assert_eq!(parameters.containerd_ttrpc_address, "/run/berth/events.sock");
+    assert_eq!(parameters.containerd_binary, "/usr/bin/berth");
+    assert_eq!(parameters.extensions[0].value.type_url, "t");
+    assert_eq!(parameters.extensions[0].value.value, b"options");
+}
+
+#[tokio::test]
+async fn a_shim_says_what_it_is_or_does_not_know_the_question() {
+    let binary = |script: &str| {
+        let fixture = fixture(script);
+        (fixture.launch.binary.clone(), fixture)
+    };
+    let limit = Duration::from_secs(20);
+    // RuntimeInfo { name: "io.x.v1", version { version: "2.3.4" } }
+    let (path, _dir) =
+        binary(r#"[ "$1" = -info ] && printf '\012\007io.x.v1\022\007\012\0052.3.4'"#);
+    let told = info(&path, None, &[], limit).await.unwrap();
+    assert_eq!((told.name.as_str(), told.version.as_str()), ("io.x.v1", "2.3.4"));
+    let (path, _dir) = binary("echo flag provided but not defined: -info >&2; exit 2");
+    let error = info(&path, None, &[], limit).await.unwrap_err();
+    assert!(error.to_string().contains("not defined"), "{error}");
+    let (path, _dir) = binary("exit 0");
+    assert_eq!(info(&path, None, &[], limit).await.unwrap_err().kind(), Kind::Broken);
 }
 
 #[tokio::test]

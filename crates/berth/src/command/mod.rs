@@ -2,6 +2,7 @@
 
 pub(crate) mod config;
 pub(crate) mod image;
+pub(crate) mod publish;
 pub(crate) mod status;
 
 use std::path::{Path, PathBuf};

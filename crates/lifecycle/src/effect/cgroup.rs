@@ -60,11 +60,16 @@ pub(super) async fn release_container(context: &Context, id: &ContainerId) -> Re
 
 /// The path of a container's cgroup, relative to each hierarchy's root.
 pub(crate) fn path_of(context: &Context, id: &ContainerId) -> String {
+    path_below(context, id.as_str())
+}
+
+/// The path of a cgroup in the pod's.
+pub(super) fn path_below(context: &Context, name: &str) -> String {
     let own = || context.layout().pod_cgroup(&context.record.id);
     let held = context.record.cgroup.held().map(|c| c.path.clone());
     let named = context.record.spec.spec.cgroup_parent.clone();
     let parent = held.or(named).unwrap_or_else(own);
-    format!("/{}", below(&parent, id.as_str()).trim_start_matches('/'))
+    format!("/{}", below(&parent, name).trim_start_matches('/'))
 }
 
 /// Kills everything in a cgroup, sees it gone, and removes it.

@@ -5,16 +5,20 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use berth_pod::ContainerId;
 use berth_pod::job::Outcome;
-use berth_pod::record::{Exit, PodRecord, ShimFact};
+use berth_pod::record::{Exit, ShimFact};
 use berth_sys::{Pid, pidfd, process};
 
-use super::{Context, Result, Trouble, blocking, cgroup, connection};
+use super::{Context, Result, Trouble, blocking, cgroup, connection, shim, stdio};
 
 /// How long a shim whose connection was lost may take to be gone.
 const SOON: Duration = Duration::from_secs(2);
 
+/// How often a leaf is looked at meanwhile: nothing announces that it is empty.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// Waits for the exit, then sees that nothing of the container is alive.
 pub(super) async fn watch(context: &Context, id: &ContainerId) -> Result<Outcome> {
+    stdio::resume(context, id).await;
     let exited = match connection(context).await {
         Ok(shim) => match shim.wait(id.as_str(), None).await {
             Ok(exited) => Ok((shim, exited)),
@@ -24,9 +28,13 @@ pub(super) async fn watch(context: &Context, id: &ContainerId) -> Result<Outcome
     };
     match exited {
         Ok((shim, exited)) => {
-            let ours = shim.exit_facts(id.as_str()).await.ok();
-            let counted = settle(context, id).await?;
-            let dropped = ours.as_ref().map_or(0, |facts| facts.dropped_log_lines);
+            let ours = match shim::foreign(context) {
+                true => None,
+                false => shim.exit_facts(id.as_str()).await.ok(),
+            };
+            let counted = settle(context, id).await? || context.shared.lacked_memory(id);
+            let carried = context.shared.carriers.finish(id).await;
+            let dropped = ours.as_ref().map_or(carried, |facts| facts.dropped_log_lines);
             let oom = ours.map_or(counted, |facts| facts.oom_killed || counted);
             let at = exited.at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
             let at = at.and_then(|at| i64::try_from(at.as_nanos()).ok());
@@ -63,16 +71,18 @@ async fn unanswered(context: &Context, id: &ContainerId, why: Trouble) -> Result
     };
     if failure.kind == berth_pod::Kind::NotFound {
         settle(context, id).await?;
+        context.shared.carriers.finish(id).await;
         return Ok(lost(format!(
             "the shim does not know the container any more: {}",
             failure.message
         )));
     }
     context.shared.disconnect(&context.record.id);
-    if !gone_soon(&context.record).await {
+    if !gone_soon(context).await {
         return Err(why);
     }
-    let oom = settle(context, id).await?;
+    let oom = settle(context, id).await? || context.shared.lacked_memory(id);
+    context.shared.carriers.finish(id).await;
     let mut end = lost(format!("the pod's shim died: {}", failure.message));
     if let (true, Outcome::Exited(exit)) = (oom, &mut end) {
         exit.message.push_str("; the kernel had killed in the container for lack of memory");
@@ -102,21 +112,36 @@ pub(super) fn shim_pidfd(fact: &ShimFact) -> Option<OwnedFd> {
     (process::start_time(pid).ok() == fact.pid_start).then_some(fd)
 }
 
-/// Is the shim's process gone for certain? One whose pid is not known counts as alive.
-pub(crate) fn is_dead(record: &PodRecord) -> bool {
-    match record.shim.held() {
+/// Is the shim gone for certain? One whose pid is not known is, once its leaf is empty.
+pub(super) fn is_dead(context: &Context) -> bool {
+    match context.record.shim.held() {
         Some(fact) if fact.pid.is_some() => {
             shim_pidfd(fact).is_none_or(|fd| !pidfd::alive(&fd).unwrap_or(false))
         }
-        Some(_) => false,
+        Some(_) => leaf_is_empty(context),
         None => true,
     }
 }
 
+fn leaf_is_empty(context: &Context) -> bool {
+    let leaf = context.shared.cgroups.at(&context.layout().shim_cgroup(&context.record.id));
+    leaf.is_ok_and(|leaf| !leaf.exists() || leaf.processes().is_ok_and(|all| all.is_empty()))
+}
+
 /// The same, waiting a little: a connection breaks before its process is gone.
-pub(super) async fn gone_soon(record: &PodRecord) -> bool {
-    let Some(fact) = record.shim.held() else { return true };
-    let Some(fd) = shim_pidfd(fact) else { return fact.pid.is_some() };
+pub(super) async fn gone_soon(context: &Context) -> bool {
+    let Some(fact) = context.record.shim.held() else { return true };
+    if fact.pid.is_none() {
+        let begin = tokio::time::Instant::now();
+        while !leaf_is_empty(context) {
+            if begin.elapsed() > SOON {
+                return false;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        return true;
+    }
+    let Some(fd) = shim_pidfd(fact) else { return true };
     let waited = blocking(move || Ok(pidfd::wait_exited(&fd, SOON)?)).await;
     waited.unwrap_or(false)
 }

@@ -1,12 +1,13 @@
 //! Running `berth-helper`: what touches namespaces, or paths that strangers supply, happens in a
 //! process that can be killed, never in a thread of the daemon.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_job::Job;
 use berth_pod::Kind;
 use berth_sys::spawn::Spawn;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Context, Result, failed};
 
@@ -20,11 +21,25 @@ pub(crate) async fn call(
     request: &Value,
     deadline: Duration,
 ) -> Result<Value> {
-    let spawn = Spawn::new(&context.settings().helper)
-        .arg(verb)
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .cgroups(&context.shared.jobs_enter);
-    let job = Job::new(spawn, deadline).stdin(request.to_string().into_bytes()).capture(ANSWER);
+    let spawn = spawn(context, verb).cgroups(&context.shared.jobs_enter);
+    run(Job::new(spawn, deadline), verb, request).await
+}
+
+/// Leaves a process that holds these fifos, outside of what is killed with a daemon; it ends by
+/// itself when what is in them was read.
+pub(crate) async fn hold(context: &Context, fifos: &[PathBuf]) -> Result<()> {
+    let spawn = spawn(context, "hold").cgroups(&context.shared.holders_enter);
+    let deadline = context.settings().helper_deadline;
+    run(Job::new(spawn, deadline).leave_running(), "hold", &json!({"fifos": fifos})).await?;
+    Ok(())
+}
+
+fn spawn(context: &Context, verb: &str) -> Spawn {
+    Spawn::new(&context.settings().helper).arg(verb).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+}
+
+async fn run(job: Job, verb: &str, request: &Value) -> Result<Value> {
+    let job = job.stdin(request.to_string().into_bytes()).capture(ANSWER);
     let outcome = match job.run().await {
         // Of the helper, not of what it was to look at.
         Err(why) if why.kind() == berth_sys::Kind::NotFound => {

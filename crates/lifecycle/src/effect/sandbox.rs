@@ -1,14 +1,18 @@
-//! The sandbox in the shim, by the Sandbox API, and the watch over its life.
+//! The sandbox in the shim: by the Sandbox API, or as a task that runs the built-in pause; and the
+//! watch over its life.
 
 use berth_pod::Kind;
 use berth_pod::job::Outcome;
 use berth_pod::record::{Lost, PodFact, SandboxFact};
 use berth_pod::spec::PidMode;
-use berth_shim_client::{Any, CreateSandbox, Kind as ShimKind};
+use berth_shim_client::{
+    Any, Create, CreateSandbox, Error as ShimError, Exited, Kind as ShimKind, Shim,
+};
 
-use super::{Context, Result, Trouble, connection, exit};
+use super::{Context, Result, Trouble, blocking, cgroup, connection, exit, pause, shim, task};
 use crate::convert::Fail as _;
 use crate::pod_task::Message;
+use crate::settings::SandboxMode;
 
 /// The type of the configuration that a shim gets whole.
 const CONFIG_TYPE: &str = "runtime.v1.PodSandboxConfig";
@@ -17,8 +21,21 @@ const CONFIG_TYPE: &str = "runtime.v1.PodSandboxConfig";
 const GRACE: u32 = 2;
 
 pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
-    let (id, record) = (context.record.id.as_str(), &context.record);
     let shim = connection(context).await?;
+    let mode = context.handler()?.sandbox;
+    let fact = match mode {
+        SandboxMode::Task => None,
+        SandboxMode::Sandbox | SandboxMode::Auto => by_api(context, &shim, mode).await?,
+    };
+    match fact {
+        Some(fact) => Ok(PodFact::Sandbox(fact)),
+        None => as_task(context, &shim).await.map(PodFact::Sandbox),
+    }
+}
+
+/// By the Sandbox API; none: the shim does not have it, and may be given a task instead.
+async fn by_api(context: &Context, shim: &Shim, mode: SandboxMode) -> Result<Option<SandboxFact>> {
+    let (id, record) = (context.record.id.as_str(), &context.record);
     let config = Any { type_url: CONFIG_TYPE.into(), value: record.spec.original.clone() };
     let namespaces = record.namespaces.held().cloned().unwrap_or_default();
     let create = CreateSandbox {
@@ -32,6 +49,7 @@ pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
     match shim.create_sandbox(create).await {
         Ok(()) => {}
         Err(why) if why.kind() == ShimKind::Exists => {}
+        Err(why) if mode == SandboxMode::Auto && has_none(shim, id, &why).await => return Ok(None),
         Err(why) => return Err(why.into()),
     }
     let pid = match shim.start_sandbox(id).await {
@@ -46,21 +64,95 @@ pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
         }
         Err(why) => return Err(why.into()),
     };
+    // Some shims answer every call of the API and keep no sandbox.
+    if mode == SandboxMode::Auto && shim::foreign(context) {
+        let status = shim.sandbox_status(id, false).await;
+        if status.is_ok_and(|status| status.state.is_empty()) {
+            return Ok(None);
+        }
+    }
     let shared_pid = record.spec.spec.namespaces.pid == PidMode::Pod;
-    Ok(PodFact::Sandbox(SandboxFact {
+    Ok(Some(SandboxFact {
         pid: Some(pid).filter(|pid| *pid != 0),
         pid_ns: shared_pid.then(|| context.layout().pid_ns(&record.id)),
+        as_task: false,
     }))
 }
 
+/// Has the shim no Sandbox API? Shims on the Rust crate call an unknown service a bad argument, and
+/// so they do any call of it.
+async fn has_none(shim: &Shim, id: &str, why: &ShimError) -> bool {
+    let unknown = |kind| matches!(kind, ShimKind::Unimplemented | ShimKind::Invalid);
+    match why.kind() {
+        ShimKind::Unimplemented => true,
+        ShimKind::Invalid => shim.ping_sandbox(id).await.is_err_and(|why| unknown(why.kind())),
+        _ => false,
+    }
+}
+
+/// As a task with the sandbox's id, which runs the built-in pause.
+async fn as_task(context: &Context, shim: &Shim) -> Result<SandboxFact> {
+    let id = &context.record.id;
+    let create = Create {
+        id: id.to_string(),
+        bundle: context.layout().bundle(id.as_str()),
+        rootfs: vec![pause::rootfs(context).await?],
+        options: shim::options(context),
+        ..Create::default()
+    };
+    let (pid, _) = task::bring_up(context, shim, create).await?;
+    let shared_pid = context.record.spec.spec.namespaces.pid == PidMode::Pod;
+    let pin = shared_pid.then(|| context.layout().pid_ns(id));
+    if let Some(pin) = pin.clone() {
+        let source = format!("/proc/{pid}/ns/pid");
+        blocking(move || Ok(berth_sys::namespace::pin(source, pin)?)).await?;
+    }
+    Ok(SandboxFact { pid: Some(pid), pid_ns: pin, as_task: true })
+}
+
+/// How the sandbox was, or may have been, given to the shim: by its API, as a task.
+fn ways(context: &Context) -> (bool, bool) {
+    if let Some(fact) = context.record.sandbox.held() {
+        return (!fact.as_task, fact.as_task);
+    }
+    match context.handler().map(|handler| handler.sandbox) {
+        Ok(SandboxMode::Task) => (false, true),
+        Ok(SandboxMode::Sandbox) => (true, false),
+        Ok(SandboxMode::Auto) | Err(_) => (true, shim::foreign(context)),
+    }
+}
+
 pub(super) async fn release(context: &Context) -> Result<()> {
+    let (by_api, as_task) = ways(context);
+    if by_api {
+        match stop(context).await {
+            // It is a task, or it is nothing.
+            Err(Trouble::Failed(why))
+                if as_task && matches!(why.kind, Kind::Unimplemented | Kind::Invalid) => {}
+            done => done?,
+        }
+    }
+    if as_task {
+        let id = &context.record.id;
+        let path = cgroup::path_below(context, id.as_str());
+        task::delete(context, id.as_str(), &path).await?;
+        let pin = context.layout().pid_ns(id);
+        blocking(move || Ok(berth_sys::namespace::unpin(pin)?)).await?;
+        cgroup::clear(context.shared.cgroups.at(&path)?).await?;
+    }
+    Ok(())
+}
+
+async fn stop(context: &Context) -> Result<()> {
     let gone = |kind| matches!(kind, ShimKind::NotFound | ShimKind::WrongState);
     match connection(context).await {
         Ok(shim) => match shim.stop_sandbox(context.record.id.as_str(), GRACE).await {
             Err(why) if why.kind() == ShimKind::Unavailable => {
                 context.shared.disconnect(&context.record.id);
-                if exit::is_dead(&context.record) { Ok(()) } else { Err(why.into()) }
+                if exit::is_dead(context) { Ok(()) } else { Err(why.into()) }
             }
+            // The same goes for one that says nothing.
+            Err(why) if why.kind() == ShimKind::TimedOut => Ok(()),
             Err(why) if !gone(why.kind()) => Err(why.into()),
             _ => Ok(()),
         },
@@ -70,11 +162,21 @@ pub(super) async fn release(context: &Context) -> Result<()> {
     }
 }
 
+/// Tells the shim to end.
+pub(super) async fn shut_down(context: &Context, shim: &Shim) -> Result<()> {
+    let (id, (by_api, as_task)) = (context.record.id.as_str(), ways(context));
+    let asked = if by_api { shim.shutdown_sandbox(id).await } else { Ok(()) };
+    match as_task {
+        true => Ok(shim.shutdown(id, false).await?),
+        false => Ok(asked?),
+    }
+}
+
 /// Waits until the sandbox's process or the shim has ended.
 pub(super) async fn watch(context: &Context) -> Result<Outcome> {
     let shim = match connection(context).await {
         Ok(shim) => shim,
-        Err(why) if exit::is_dead(&context.record) || context.rebooted() => {
+        Err(why) if exit::is_dead(context) || context.rebooted() => {
             let text = match why {
                 Trouble::Failed(why) | Trouble::Living(why) | Trouble::Dead(why) => why.message,
                 Trouble::Aborted => return Err(Trouble::Aborted),
@@ -90,7 +192,7 @@ pub(super) async fn watch(context: &Context) -> Result<Outcome> {
     let id = context.record.id.as_str();
     tokio::select! {
         why = shim.closed() => cut_off(context, &why).await,
-        ended = shim.wait_sandbox(id) => match ended {
+        ended = wait(context, &shim, id) => match ended {
             Ok(exited) => {
                 let text = format!("its process exited with code {}", exited.status);
                 Ok(Outcome::Lost(Lost::Sandbox(text)))
@@ -106,10 +208,17 @@ pub(super) async fn watch(context: &Context) -> Result<Outcome> {
     }
 }
 
+async fn wait(context: &Context, shim: &Shim, id: &str) -> berth_shim_client::Result<Exited> {
+    match context.record.sandbox.held() {
+        Some(fact) if fact.as_task => shim.wait(id, None).await,
+        _ => shim.wait_sandbox(id).await,
+    }
+}
+
 /// The connection is lost: is the shim dead, or only out of reach?
 async fn cut_off(context: &Context, why: &str) -> Result<Outcome> {
     context.shared.disconnect(&context.record.id);
-    if exit::gone_soon(&context.record).await {
+    if exit::gone_soon(context).await {
         return Ok(Outcome::Lost(Lost::Shim(why.to_owned())));
     }
     super::failed(Kind::Unavailable, format!("the connection to the shim was lost: {why}"))

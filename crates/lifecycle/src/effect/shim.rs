@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use berth_cgroup::{Cgroup, Controller, Extent};
 use berth_oci::facts::PodInput;
-use berth_oci::{SandboxTask, sandbox_spec, to_json};
+use berth_oci::{SandboxTask, cgroups_path, sandbox_spec, to_json};
 use berth_pod::Kind;
 use berth_pod::record::{PodFact, ShimFact};
 use berth_shim_client::{
-    Address, Answer, Deadlines, Generation, Kind as ShimKind, Launch, Shim, parse_answer,
+    Answer, Deadlines, Error as ShimError, Form, Generation, Kind as ShimKind, Launch, Shim,
+    parse_answer,
 };
 
-use super::{Context, Result, Trouble, blocking, bundle, cgroup, failed};
+use super::{Context, Result, blocking, bundle, cgroup, failed, sandbox, socket};
 use crate::layout::text;
+use crate::settings::{SandboxMode, ShimKind as Whose};
 
 /// The containerd namespace that shims are told: everything of Kubernetes is in this one.
 pub(crate) const NAMESPACE: &str = "k8s.io";
@@ -42,7 +44,7 @@ pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
     let leaf = context.shared.cgroups.at(&context.layout().shim_cgroup(id))?;
     let handler = context.handler()?;
     if let Ok(Some(answer)) = Launch::earlier_answer(&bundle)
-        && let Ok(fact) = adopt(context, &answer).await
+        && let Ok(fact) = adopt(context, &answer, &leaf).await
     {
         return Ok(PodFact::Shim(fact));
     }
@@ -56,10 +58,45 @@ pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
         Ok(made.create(Extent::Only(&LEAF))?)
     })
     .await?;
+    if foreign(context) {
+        context.shared.shim_logs.listen(id, &bundle)?;
+    }
     let mut launch = launch(context, &handler.shim);
     launch.cgroups = enter_files(context, &leaf)?;
-    let answer = launch.start().await?;
-    Ok(PodFact::Shim(adopt(context, &answer).await?))
+    let answer = start(context, launch, &leaf).await?;
+    Ok(PodFact::Shim(adopt(context, &answer, &leaf).await?))
+}
+
+/// Is the pod's shim by others: then it knows nothing of our log.
+pub(super) fn foreign(context: &Context) -> bool {
+    match context.record.shim.held() {
+        Some(fact) => fact.foreign,
+        None => context.handler().is_ok_and(|handler| handler.kind == Whose::Other),
+    }
+}
+
+/// Shims by others read one of two forms on stdin, and fail over the other: what each takes is
+/// remembered.
+async fn start(context: &Context, mut launch: Launch, leaf: &Cgroup) -> Result<Answer> {
+    launch.form = context.shared.form_of(&launch.binary);
+    let why = match launch.start().await {
+        Err(why @ ShimError::Failed { .. }) if foreign(context) => why,
+        done => return Ok(done?),
+    };
+    let rest = leaf.clone();
+    blocking(move || cgroup::nobody(&rest, rest.kill(cgroup::KILL)?)).await?;
+    launch.form = match launch.form {
+        Form::Options => Form::Parameters,
+        Form::Parameters => Form::Options,
+    };
+    match launch.start().await {
+        Ok(answer) => {
+            context.shared.takes(launch.binary, launch.form);
+            Ok(answer)
+        }
+        // It was not the form.
+        Err(_) => Err(why.into()),
+    }
 }
 
 /// The leaf's, and those of all shims where there is no leaf.
@@ -75,22 +112,43 @@ fn enter_files(context: &Context, leaf: &Cgroup) -> Result<Vec<std::path::PathBu
 }
 
 /// Connects to a shim that has answered, and learns which process it is.
-async fn adopt(context: &Context, answer: &Answer) -> Result<ShimFact> {
-    let id = &context.record.id;
+async fn adopt(context: &Context, answer: &Answer, leaf: &Cgroup) -> Result<ShimFact> {
+    let (id, foreign) = (&context.record.id, foreign(context));
+    if foreign {
+        context.shared.shim_logs.listen(id, &context.layout().bundle(id.as_str()))?;
+    }
     let shim = Shim::connect(answer, NAMESPACE, Deadlines::default()).await?;
-    let process = shim.process(id.as_str()).await?;
+    let binary = context.handler()?.shim.clone();
+    let pid = match shim.process(id.as_str()).await {
+        Ok(process) => Some(process.pid),
+        // Some shims answer this only once they have a task.
+        Err(why) if foreign && why.kind() != ShimKind::TimedOut => main_process(leaf, &binary),
+        Err(why) => return Err(why.into()),
+    };
     context.shared.connect(id, &shim);
-    let number = i32::try_from(process.pid).ok().and_then(berth_sys::Pid::from_raw);
+    let number = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(berth_sys::Pid::from_raw);
     Ok(ShimFact {
         address: answer.address.to_string(),
         version: match answer.generation {
             Generation::V2 => 2,
             Generation::V3 => 3,
         },
-        binary: context.handler()?.shim.clone(),
-        pid: Some(process.pid),
+        binary,
+        pid,
+        foreign,
         pid_start: number.and_then(|pid| berth_sys::process::start_time(pid).ok()),
     })
+}
+
+/// The one process in a shim's leaf that runs its binary.
+fn main_process(leaf: &Cgroup, binary: &std::path::Path) -> Option<u32> {
+    let binary = std::fs::canonicalize(binary).ok()?;
+    let runs =
+        |pid: &u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == binary);
+    let members = leaf.processes().ok()?;
+    let mut own = members.iter().map(|pid| pid.as_raw_nonzero().get().unsigned_abs()).filter(runs);
+    let first = own.next()?;
+    own.next().is_none().then_some(first)
 }
 
 /// The spec by which any shim learns about the pod.
@@ -112,8 +170,17 @@ fn config(context: &Context) -> Result<Vec<u8>> {
         handler: &context.handler()?.facts,
         node: &context.settings().node,
     };
-    let task =
-        SandboxTask { cgroups_path: &cgroup.path, rootfs: &rootfs, image: "", as_task: false };
+    let handler = context.handler()?;
+    let as_task = match handler.sandbox {
+        SandboxMode::Task => true,
+        SandboxMode::Sandbox => false,
+        // Whoever has the Sandbox API starts no process by this.
+        SandboxMode::Auto => handler.kind == Whose::Other,
+    };
+    let driver = context.settings().node.cgroup_driver;
+    let own = cgroups_path(driver, &cgroup.path, record.id.as_str())?;
+    let cgroups_path = if as_task { &own } else { &cgroup.path };
+    let task = SandboxTask { cgroups_path, rootfs: &rootfs, image: "", as_task };
     Ok(to_json(&sandbox_spec(&pod, &task)?)?)
 }
 
@@ -124,16 +191,27 @@ fn launch(context: &Context, binary: &std::path::Path) -> Launch {
         bundle: context.layout().bundle(id.as_str()),
         id: id.to_string(),
         namespace: NAMESPACE.into(),
-        events_address: String::new(),
+        // Our own shim has nothing to tell that it is not asked for.
+        events_address: if foreign(context) {
+            text(&context.layout().events())
+        } else {
+            String::new()
+        },
         daemon_address: String::new(),
         publish_binary: context.settings().daemon.clone(),
         debug: false,
         env: std::env::var_os("PATH").map(|path| ("PATH".into(), path)).into_iter().collect(),
         cgroups: context.shared.jobs_enter.clone(),
         oom_score_adj: context.settings().shim_oom_score_adj,
-        stdin: Vec::new(),
+        options: foreign(context).then(|| options(context)).flatten(),
+        form: Form::Options,
         deadline: LAUNCH,
     }
+}
+
+/// What a shim by others is told.
+pub(super) fn options(context: &Context) -> Option<berth_shim_client::Any> {
+    context.handler().ok()?.options.clone().map(Into::into)
 }
 
 /// `delete` for a container, or the sandbox, of a shim that is dead.
@@ -147,8 +225,20 @@ pub(super) async fn delete(context: &Context, id: &str) -> Result<()> {
         None => context.handler()?.shim.clone(),
     };
     let launch = Launch { id: id.to_owned(), bundle, ..launch(context, &binary) };
-    launch.delete().await?;
-    Ok(())
+    run_delete(context, &launch).await
+}
+
+/// What a shim by others cannot clean up is not ours to know: its processes and mounts are gone all
+/// the same, and the runtime's notes of a container that never was are no reason to keep a pod.
+async fn run_delete(context: &Context, launch: &Launch) -> Result<()> {
+    match launch.delete().await {
+        Err(why @ (ShimError::Failed { .. } | ShimError::Answer { .. })) if foreign(context) => {
+            let (pod, id) = (&context.record.id, &launch.id);
+            tracing::warn!(%pod, id, error = %why, "the shim's binary could not clean up after it");
+            Ok(())
+        }
+        done => Ok(done.map(drop)?),
+    }
 }
 
 /// The connection to the pod's shim: the one there is, or a new one.
@@ -176,6 +266,9 @@ pub(crate) async fn connection(context: &Context) -> Result<Shim> {
     );
     let shim =
         Shim::connect(&parse_answer(json.as_bytes())?, NAMESPACE, Deadlines::default()).await?;
+    if fact.foreign {
+        context.shared.shim_logs.listen(id, &context.layout().bundle(id.as_str()))?;
+    }
     context.shared.connect(id, &shim);
     Ok(shim)
 }
@@ -190,18 +283,19 @@ pub(super) async fn release(context: &Context) -> Result<()> {
     };
     if !context.rebooted() {
         let asked = match connection(context).await {
-            Ok(shim) => shim.shutdown_sandbox(id.as_str()).await.map_err(Trouble::from),
+            Ok(shim) => sandbox::shut_down(context, &shim).await,
             Err(why) => Err(why),
         };
         let ended = asked.is_ok() && ended(context, &leaf).await?;
         if ended {
-            remove_socket(context)?;
+            socket::remove(context)?;
         } else if let Some(binary) = &binary {
             clean_up(context, &leaf, binary).await?;
         }
     }
     context.shared.disconnect(id);
     cgroup::clear(leaf).await?;
+    context.shared.shim_logs.end(id);
     bundle::clear(context, &context.layout().bundle(id.as_str())).await
 }
 
@@ -243,26 +337,15 @@ async fn ended(context: &Context, leaf: &Cgroup) -> Result<bool> {
     Ok(leaf.processes().is_ok_and(|p| p.is_empty()))
 }
 
-/// A shim removes its socket as the last thing it does; one that is killed on its way out does not.
-fn remove_socket(context: &Context) -> Result<()> {
-    let Some(fact) = context.record.shim.held() else { return Ok(()) };
-    let Ok(Address::Path(path)) = Address::parse(&fact.address) else { return Ok(()) };
-    match std::fs::remove_file(&path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            failed(Kind::Broken, format!("cannot remove {}: {e}", text(&path)))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Kills a shim that cannot be asked, and has its binary clean up.
 async fn clean_up(context: &Context, leaf: &Cgroup, binary: &std::path::Path) -> Result<()> {
     context.shared.disconnect(&context.record.id);
     cgroup::clear(leaf.clone()).await?;
     let bundle = context.layout().bundle(context.record.id.as_str());
     if bundle.join("config.json").exists() {
-        launch(context, binary).delete().await?;
+        run_delete(context, &launch(context, binary)).await?;
     }
+    socket::remove(context)?;
     let answer = Launch::answer_file(&bundle);
     match std::fs::remove_file(&answer) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {

@@ -1,57 +1,70 @@
 //! The container's task in the shim: created and started, or adopted; killed and deleted.
 
 use berth_pod::record::{ContainerFact, PodWish, TaskFact};
-use berth_pod::spec::Stdin;
+use berth_pod::spec::{ContainerSpec, Stdin};
 use berth_pod::{ContainerId, Kind};
 use berth_shim_client::{Any, Create, Kind as ShimKind, Mount, Options, Shim, Status};
 
-use super::{Context, Result, Trouble, cgroup, connection, exit, failed, shim};
+use super::{Context, Result, Trouble, cgroup, connection, exit, failed, shim, stdio};
+use crate::carry::Paths;
 
 /// How long a killed task may take to be reported as ended.
 const END: std::time::Duration = std::time::Duration::from_secs(10);
 
 pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<ContainerFact> {
     let shim = connection(context).await?;
-    let name = id.as_str();
-    match shim.create(create(context, id)?).await {
+    let create = create(context, id).await?;
+    let brought_up = bring_up(context, &shim, create).await;
+    if brought_up.is_err() {
+        stdio::end(context, id).await;
+    }
+    let (pid, started_at) = brought_up?;
+    Ok(ContainerFact::Task(TaskFact { pid, started_at }))
+}
+
+/// Creates and starts a task, or adopts what an earlier try has begun. Its pid, and when it was
+/// started, ns since the epoch.
+pub(super) async fn bring_up(context: &Context, shim: &Shim, create: Create) -> Result<(u32, i64)> {
+    let name = create.id.clone();
+    match shim.create(create).await {
         Ok(_) => {}
         Err(why) if why.kind() == ShimKind::Exists => {
-            let state = shim.state(name, None).await?;
+            let state = shim.state(&name, None).await?;
             if state.status != Status::Created {
                 // An earlier try has started it.
-                return Ok(started(state.pid, context.shared.now()));
+                return Ok((state.pid, context.shared.now()));
             }
         }
         Err(why) => return Err(why.into()),
     }
+    // The kubelet counts a container's starts by its log files: none before this.
+    if let Ok(id) = ContainerId::parse(&name) {
+        stdio::begin(context, &id).await?;
+    }
     // Taken before: what ends at once must not have ended before it was started.
     let at = context.shared.now();
-    match shim.start(name, None).await {
-        Ok(pid) => Ok(started(pid, at)),
+    match shim.start(&name, None).await {
+        Ok(pid) => Ok((pid, at)),
         // The start of a daemon that died meanwhile was still under way.
         Err(why) if why.kind() == ShimKind::WrongState => {
-            let state = shim.state(name, None).await?;
+            let state = shim.state(&name, None).await?;
             match state.status {
                 Status::Created | Status::Unknown => Err(why.into()),
-                _ => Ok(started(state.pid, at)),
+                _ => Ok((state.pid, at)),
             }
         }
         Err(why) => Err(why.into()),
     }
 }
 
-fn started(pid: u32, started_at: i64) -> ContainerFact {
-    ContainerFact::Task(TaskFact { pid, started_at })
-}
-
-fn create(context: &Context, id: &ContainerId) -> Result<Create> {
+async fn create(context: &Context, id: &ContainerId) -> Result<Create> {
     let c = context.container(id)?;
     let Some(rootfs) = c.rootfs.held().cloned() else {
         return failed(Kind::Broken, "the rootfs is not held");
     };
+    let foreign = shim::foreign(context);
     let spec = &c.spec.spec;
-    let log = spec.log_path.as_ref().map(|path| format!("berth-log://{}", path.display()));
-    let log = log.unwrap_or_default();
+    let streams = if foreign { stdio::open(context, id).await? } else { own_streams(spec) };
     Ok(Create {
         id: id.to_string(),
         bundle: context.layout().bundle(id.as_str()),
@@ -62,16 +75,25 @@ fn create(context: &Context, id: &ContainerId) -> Result<Create> {
             options: rootfs.options,
         }],
         terminal: spec.tty,
-        stdin: match spec.stdin {
-            Stdin::Closed => String::new(),
-            Stdin::Open => "berth-stdin:open".into(),
-            Stdin::Once => "berth-stdin:once".into(),
-        },
-        stderr: if spec.tty { String::new() } else { log.clone() },
-        stdout: log,
-        options: Some(options(context, id)?),
+        stdin: streams.stdin,
+        stderr: streams.stderr,
+        stdout: streams.stdout,
+        options: if foreign { shim::options(context) } else { Some(options(context, id)?) },
         checkpoint: None,
     })
+}
+
+/// Our own shim writes the log itself.
+fn own_streams(spec: &ContainerSpec) -> Paths {
+    let log = spec.log_path.as_ref().map(|path| format!("berth-log://{}", path.display()));
+    let log = log.unwrap_or_default();
+    let stdin = match spec.stdin {
+        Stdin::Closed => "",
+        Stdin::Open => "berth-stdin:open",
+        Stdin::Once => "berth-stdin:once",
+    };
+    let stderr = if spec.tty { String::new() } else { log.clone() };
+    Paths { stdin: stdin.to_owned(), stdout: log, stderr }
 }
 
 fn options(context: &Context, id: &ContainerId) -> Result<Any> {
@@ -88,7 +110,9 @@ fn options(context: &Context, id: &ContainerId) -> Result<Any> {
 /// Kills what may run, and deletes the task. If it cannot be deleted, what it was about is dead all
 /// the same, or it is said who lives.
 pub(super) async fn release(context: &Context, id: &ContainerId) -> Result<()> {
-    match delete(context, id).await {
+    let done = delete(context, id.as_str(), &cgroup::path_of(context, id)).await;
+    stdio::end(context, id).await;
+    match done {
         Err(Trouble::Failed(why)) => {
             exit::settle(context, id).await?;
             Err(Trouble::Dead(why))
@@ -97,8 +121,9 @@ pub(super) async fn release(context: &Context, id: &ContainerId) -> Result<()> {
     }
 }
 
-/// A dead shim's binary does it in the shim's place.
-async fn delete(context: &Context, id: &ContainerId) -> Result<()> {
+/// Kills and deletes a task, the sandbox perhaps, whose cgroup has this path. A dead shim's binary
+/// does it in the shim's place.
+pub(super) async fn delete(context: &Context, id: &str, cgroup: &str) -> Result<()> {
     if context.rebooted() {
         return Ok(());
     }
@@ -110,25 +135,24 @@ async fn delete(context: &Context, id: &ContainerId) -> Result<()> {
     // A pod that ends does not wait for a shim that lives and says nothing.
     let ending = context.record.wish >= PodWish::Stop;
     let unheard = matches!(why.kind, Kind::Unavailable | Kind::TimedOut);
-    let killed = ending && unheard && shim::put_down_if_silent(context, id.as_str()).await?;
+    let killed = ending && unheard && shim::put_down_if_silent(context, id).await?;
     if why.kind == Kind::Unavailable {
         context.shared.disconnect(&context.record.id);
     } else if !killed {
         return Err(Trouble::Failed(why));
     }
-    without_shim(context, id, Trouble::Failed(why)).await
+    without_shim(context, id, cgroup, Trouble::Failed(why)).await
 }
 
-async fn without_shim(context: &Context, id: &ContainerId, why: Trouble) -> Result<()> {
-    if !exit::gone_soon(&context.record).await {
+async fn without_shim(context: &Context, id: &str, path: &str, why: Trouble) -> Result<()> {
+    if !exit::gone_soon(context).await {
         return Err(why);
     }
-    cgroup::clear(context.shared.cgroups.at(&cgroup::path_of(context, id))?).await?;
-    shim::delete(context, id.as_str()).await
+    cgroup::clear(context.shared.cgroups.at(path)?).await?;
+    shim::delete(context, id).await
 }
 
-async fn end(shim: &Shim, id: &ContainerId) -> Result<()> {
-    let name = id.as_str();
+async fn end(shim: &Shim, name: &str) -> Result<()> {
     let absent = |kind| kind == ShimKind::NotFound;
     let state = match shim.state(name, None).await {
         // It is being made: killed, it is unmade.
@@ -155,8 +179,7 @@ async fn end(shim: &Shim, id: &ContainerId) -> Result<()> {
                 Ok(Err(why)) if !absent(why.kind()) => return Err(why.into()),
                 Ok(_) => {}
                 Err(_) => {
-                    let text =
-                        format!("container {id} was killed and has not ended within {END:?}");
+                    let text = format!("task {name} was killed and has not ended within {END:?}");
                     return failed(Kind::TimedOut, text);
                 }
             }

@@ -43,6 +43,7 @@ pub(crate) async fn bed(root: &Path) -> Arc<Shared> {
         records,
         boot_id: "boot".into(),
         jobs_enter: Vec::new(),
+        holders_enter: Vec::new(),
     }))
 }
 

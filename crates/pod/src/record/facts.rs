@@ -62,6 +62,9 @@ pub struct ShimFact {
     pub pid: Option<u32>,
     /// Start time of that process (field 22 of /proc/PID/stat), against reuse of the id.
     pub pid_start: Option<u64>,
+    /// It is not Berth's own: the daemon carries its containers' output.
+    #[serde(default)]
+    pub foreign: bool,
 }
 
 /// The sandbox in the shim.
@@ -71,6 +74,9 @@ pub struct SandboxFact {
     pub pid: Option<u32>,
     /// The pinned PID namespace, where the pod shares one.
     pub pid_ns: Option<PathBuf>,
+    /// The sandbox is a task of the shim, which has no Sandbox API.
+    #[serde(default)]
+    pub as_task: bool,
 }
 
 /// The task of a container.

@@ -3,6 +3,7 @@
 //! Each test looks at the effect (inside the container, on the node, in the kernel), never at
 //! what the daemon meant to do; and each ends with the leak census.
 
+mod anyshim;
 mod badinput;
 mod badworld;
 mod census;

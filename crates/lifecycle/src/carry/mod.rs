@@ -1,0 +1,229 @@
+//! The daemon in the data path, where a shim by others leaves it no choice: such a shim writes a
+//! container's output to fifos, and the daemon carries it into the CRI log.
+//!
+//! ```text
+//!   container ─▶ shim ─▶ io.out, io.err ─▶ thread of the container ─▶ CRI log
+//! ```
+//!
+//! While no daemon runs, a process of the helper holds the fifos, and reads nothing.
+//!
+//! Each container has a thread of its own, which sleeps in poll(2) while nothing is said: a log on
+//! a slow disk makes nobody wait but its own container. The thread takes out of a fifo only what it
+//! has written: what a daemon that is killed has not carried is there for the next one.
+
+mod pump;
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use berth_log::{LogFile, Stream};
+use berth_pod::{ContainerId, Kind};
+use berth_sys::pipe::{FifoEnd, make_fifo, open_fifo};
+use tokio::sync::oneshot;
+
+use crate::effect::{Result, blocking, failed};
+use crate::layout::text;
+use pump::{Order, Orders, Source};
+
+/// How long a log on a slow disk may take to be opened again.
+const REOPEN: Duration = Duration::from_secs(10);
+
+/// How long the last output is waited for when somebody else holds the pipe.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// What of a container's streams is to be carried.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// The bundle: the fifos are in it.
+    pub(crate) bundle: PathBuf,
+    /// The CRI log; none discards the output.
+    pub(crate) log: Option<PathBuf>,
+    /// A terminal has one output.
+    pub(crate) terminal: bool,
+    /// The container has an input.
+    pub(crate) stdin: bool,
+}
+
+/// The paths that a shim is given; "" is nowhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Paths {
+    pub(crate) stdin: String,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Wanted {
+    fn fifo(&self, name: &str) -> PathBuf {
+        self.bundle.join(name)
+    }
+
+    fn outputs(&self) -> Vec<(Stream, PathBuf)> {
+        if self.log.is_none() {
+            return Vec::new();
+        }
+        let mut outputs = vec![(Stream::Stdout, self.fifo("io.out"))];
+        if !self.terminal {
+            outputs.push((Stream::Stderr, self.fifo("io.err")));
+        }
+        outputs
+    }
+
+    /// What the shim is told.
+    pub(crate) fn paths(&self) -> Paths {
+        let mut paths = Paths::default();
+        if self.stdin {
+            paths.stdin = text(&self.fifo("io.in"));
+        }
+        for (stream, path) in self.outputs() {
+            match stream {
+                Stream::Stdout => paths.stdout = text(&path),
+                Stream::Stderr => paths.stderr = text(&path),
+            }
+        }
+        paths
+    }
+
+    /// The fifos of the outputs.
+    pub(crate) fn fifos(&self) -> Vec<PathBuf> {
+        self.outputs().into_iter().map(|(_, path)| path).collect()
+    }
+
+    /// Nobody writes to the fifos any more, and nobody is to read them: what is in them goes, and
+    /// who holds them sees that.
+    pub(crate) fn let_go(&self) {
+        for path in self.fifos() {
+            let Ok(both) = open_fifo(&path, FifoEnd::Both) else { continue };
+            let mut space = [0; 4096];
+            while rustix::io::read(&both, &mut space).is_ok_and(|count| count > 0) {}
+        }
+    }
+
+    fn open(&self) -> Result<(Vec<Source>, Option<OwnedFd>)> {
+        let fifo = |path: &Path, end| {
+            match make_fifo(path, 0o600) {
+                Err(e) if e.kind() != berth_sys::Kind::Exists => return Err(e),
+                _ => {}
+            }
+            open_fifo(path, end)
+        };
+        let mut sources = Vec::new();
+        for (stream, path) in self.outputs() {
+            sources.push(Source::new(stream, fifo(&path, FifoEnd::Read)?));
+        }
+        // Held, so that a shim that holds only its own end sees no end of file before there is one.
+        let stdin = self.stdin.then(|| fifo(&self.fifo("io.in"), FifoEnd::Both)).transpose()?;
+        Ok((sources, stdin))
+    }
+}
+
+/// The containers whose output is carried now.
+#[derive(Debug, Default)]
+pub(crate) struct Carriers(Mutex<HashMap<ContainerId, Arc<Carrier>>>);
+
+#[derive(Debug)]
+struct Carrier {
+    wanted: Wanted,
+    /// Opened, and not read yet.
+    sources: Mutex<Vec<Source>>,
+    orders: Orders,
+    _stdin: Option<OwnedFd>,
+}
+
+impl Carriers {
+    fn all(&self) -> MutexGuard<'_, HashMap<ContainerId, Arc<Carrier>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn of(&self, id: &ContainerId) -> Option<Arc<Carrier>> {
+        self.all().get(id).cloned()
+    }
+
+    /// Makes the fifos and opens the daemon's ends: a shim waits for that.
+    pub(crate) async fn open(&self, id: &ContainerId, wanted: Wanted) -> Result<Paths> {
+        let paths = wanted.paths();
+        if self.of(id).is_none() {
+            let (sources, stdin) = {
+                let wanted = wanted.clone();
+                blocking(move || wanted.open()).await?
+            };
+            let sources = Mutex::new(sources);
+            let carrier = Carrier { wanted, sources, orders: Orders::new()?, _stdin: stdin };
+            self.all().insert(id.clone(), Arc::new(carrier));
+        }
+        Ok(paths)
+    }
+
+    /// Opens the log and begins to carry: when the container is started, because the kubelet counts
+    /// its starts by its log files. `resumed`: another daemon has carried before.
+    pub(crate) async fn begin(&self, id: &ContainerId, resumed: bool) -> Result<()> {
+        let Some(carrier) = self.of(id) else { return Ok(()) };
+        let Some(path) = carrier.wanted.log.clone() else { return Ok(()) };
+        let sources = std::mem::take(&mut *lock(&carrier.sources));
+        if sources.is_empty() {
+            return Ok(());
+        }
+        let opened = blocking(move || {
+            Ok(if resumed { LogFile::resume(&path)? } else { LogFile::open(&path)? })
+        });
+        match opened.await {
+            Ok(log) => carrier.orders.start(sources, log, resumed),
+            Err(why) => {
+                // The next try finds them.
+                *lock(&carrier.sources) = sources;
+                Err(why)
+            }
+        }
+    }
+
+    /// Goes on carrying what a dead daemon has carried; nothing if this one does already.
+    pub(crate) async fn resume(&self, id: &ContainerId, wanted: Wanted) -> Result<()> {
+        if self.of(id).is_some() {
+            return Ok(());
+        }
+        self.open(id, wanted).await?;
+        self.begin(id, true).await
+    }
+
+    /// Writes to a new log file from now on: the old one was moved away.
+    pub(crate) async fn reopen(&self, id: &ContainerId) -> Result<()> {
+        let Some(carrier) = self.of(id) else { return Ok(()) };
+        let (reply, answer) = oneshot::channel();
+        carrier.orders.give(Order::Reopen(reply));
+        match tokio::time::timeout(REOPEN, answer).await {
+            Ok(Ok(done)) => Ok(done?),
+            // The container has closed its outputs: nothing is written any more.
+            Ok(Err(_)) => Ok(()),
+            Err(_) => failed(
+                Kind::TimedOut,
+                format!("the log could not be opened again within {REOPEN:?}: its disk is slow"),
+            ),
+        }
+    }
+
+    /// The container has ended: waits a little for the rest of its output, and says how many lines
+    /// could not be written.
+    pub(crate) async fn finish(&self, id: &ContainerId) -> u64 {
+        let Some(carrier) = self.of(id) else { return 0 };
+        let (reply, answer) = oneshot::channel();
+        carrier.orders.give(Order::Finish(DRAIN, reply));
+        // Twice: for the disk, after the pipe.
+        match tokio::time::timeout(DRAIN * 2, answer).await {
+            Ok(Ok(dropped)) => dropped,
+            _ => carrier.orders.dropped(),
+        }
+    }
+
+    /// Nothing more is to be carried.
+    pub(crate) fn end(&self, id: &ContainerId) {
+        if let Some(carrier) = self.all().remove(id) {
+            carrier.orders.give(Order::End);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,86 @@
+//! Shims by others, and ours in the ways in which others use theirs: one list of what a pod must be
+//! able to do, run for each.
+
+mod conformance;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use berth_testkit::bed::{Bed, on_a_node_with};
+use berth_testkit::config::Config;
+
+/// A handler under test.
+struct Subject {
+    /// The shim's executable.
+    shim: PathBuf,
+    /// More lines of its table in the configuration.
+    more: &'static str,
+}
+
+impl Subject {
+    fn berth() -> Result<Self> {
+        let shim = berth_testkit::paths::small()?.join("containerd-shim-berth-v1");
+        Ok(Self { shim, more: "" })
+    }
+
+    /// Ours, given the sandbox as a task.
+    fn berth_task() -> Result<Self> {
+        Ok(Self { more: "sandbox = \"task\"", ..Self::berth()? })
+    }
+
+    /// containerd's own shim over runc, as Debian has it.
+    fn runc_v2() -> Result<Self> {
+        let unpacked = berth_testkit::paths::cache().join("containerd");
+        let shim = unpacked.join("usr/bin/containerd-shim-runc-v2");
+        ensure!(shim.exists(), "{} is missing: run `tools/needs containerd`", shim.display());
+        Ok(Self { shim, more: "" })
+    }
+
+    /// Runs a test on a node whose default handler this is.
+    fn on_a_node(&self, test: impl AsyncFnOnce(&mut Bed) -> Result<()>) -> Result<()> {
+        let handler = format!("[handlers.berth]\nshim = {:?}\n{}\n", self.shim, self.more);
+        let config = Config::default().drop_in("50-shim.toml", &handler);
+        on_a_node_with(config, &["busybox"], test)
+    }
+
+    /// The pid of a pod's shim, inside the node.
+    fn shim_of(&self, bed: &Bed, pod: &str) -> Result<String> {
+        let name = self.shim.file_name().context("a file name")?.to_string_lossy().into_owned();
+        let listed = bed.node.run("ps", &["-e", "-o", "pid,args"])?;
+        let own = |line: &&str| line.contains(&name) && line.contains(pod);
+        let line = listed.lines().find(own).with_context(|| format!("a shim in\n{listed}"))?;
+        Ok(line.split_whitespace().next().context("a pid")?.to_owned())
+    }
+
+    /// Kills a pod's shim and waits until it is gone.
+    fn kill_shim_of(&self, bed: &Bed, pod: &str) -> Result<()> {
+        let pid = self.shim_of(bed, pod)?;
+        let kill = format!("kill -9 {pid}; while [ -e /proc/{pid}/exe ]; do :; done");
+        bed.node.run("sh", &["-c", &kill]).map(drop)
+    }
+}
+
+/// The list, as tests of one subject.
+macro_rules! conforms {
+    ($subject:ident: $($check:ident)*) => {
+        mod $subject {
+            use super::*;
+            $(
+                #[test]
+                fn $check() -> Result<()> {
+                    let subject = Subject::$subject()?;
+                    subject.on_a_node(async |bed| conformance::$check(bed, &subject).await)
+                }
+            )*
+        }
+    };
+}
+
+/// What every shim has to do.
+macro_rules! conform {
+    ($($subject:ident)*) => {
+        $(conforms!($subject: lifecycle namespaces streams exec limits oom restart last_words death);)*
+    };
+}
+
+conform!(berth berth_task runc_v2);
