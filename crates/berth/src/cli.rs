@@ -76,6 +76,11 @@ pub(crate) enum Image {
         #[command(flatten)]
         daemon: Daemon,
     },
+    /// Look for damaged layers: by the number and the size of their files
+    Verify {
+        #[command(flatten)]
+        daemon: Daemon,
+    },
     /// Remove an image, with all its names
     Rm {
         /// Any of its names, or its id

@@ -1,4 +1,4 @@
-//! Berth's own service: what `berth status` and `berth image import` ask.
+//! Berth's own service: what `berth status` and `berth image` ask.
 
 use std::path::Path;
 use std::time::Instant;
@@ -85,5 +85,24 @@ impl node_server::Node for NodeService {
             proto::ImportedImage { id: image.id.to_string(), names: image.names }
         });
         Ok(Response::new(proto::ImportImageResponse { images: images.collect() }))
+    }
+
+    async fn verify_images(
+        &self,
+        _: Request<proto::VerifyImagesRequest>,
+    ) -> Result<Response<proto::VerifyImagesResponse>, Status> {
+        let before = self.images.list();
+        let damaged = self.images.verify().await;
+        let damaged = damaged.map_err(|error| Status::from(berth_cri::Error::from(error)))?;
+        let whole = self.images.list();
+        let lost = before.iter().filter(|image| !whole.iter().any(|other| other.id == image.id));
+        let images = lost.map(|image| {
+            let mut names = image.repo_tags.iter().chain(&image.repo_digests);
+            names.next().cloned().unwrap_or_else(|| image.id.to_string())
+        });
+        // None is lost to damage where there is none: it was removed meanwhile.
+        let images = if damaged.is_empty() { Vec::new() } else { images.collect() };
+        let layers = damaged.iter().map(ToString::to_string).collect();
+        Ok(Response::new(proto::VerifyImagesResponse { layers, images }))
     }
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use berth_proto::cri::v1 as cri;
 use berth_proto::cri::v1::image_service_client::ImageServiceClient;
-use berth_proto::node::v1::ImportImageRequest;
 use berth_proto::node::v1::node_client::NodeClient;
+use berth_proto::node::v1::{ImportImageRequest, VerifyImagesRequest};
 use tonic::transport::Channel;
 
 use super::{UNLIMITED, connect};
@@ -19,6 +19,7 @@ pub(crate) async fn run(config: Option<&Path>, command: Image) -> anyhow::Result
         Image::List { daemon } => list(config, &daemon).await,
         Image::Import { path, name, daemon } => import(config, &path, name, &daemon).await,
         Image::Pull { reference, daemon } => pull(config, reference, &daemon).await,
+        Image::Verify { daemon } => verify(config, &daemon).await,
         Image::Rm { reference, daemon } => remove(config, reference, &daemon).await,
     }
 }
@@ -75,6 +76,21 @@ async fn pull(config: Option<&Path>, reference: String, daemon: &Daemon) -> anyh
     let answer = client(config, daemon).await?.pull_image(request).await.map_err(told)?;
     writeln!(std::io::stdout(), "{}", answer.into_inner().image_ref)?;
     Ok(())
+}
+
+/// Fails if something is damaged: what was, and what to do, is the error.
+async fn verify(config: Option<&Path>, daemon: &Daemon) -> anyhow::Result<()> {
+    let mut client = NodeClient::new(connect(config, daemon).await?);
+    let found = client.verify_images(VerifyImagesRequest {}).await.map_err(told)?.into_inner();
+    if found.layers.is_empty() {
+        writeln!(std::io::stdout(), "every layer is whole")?;
+        return Ok(());
+    }
+    let layers = found.layers.join(" ");
+    match found.images.join(" ") {
+        images if images.is_empty() => anyhow::bail!("damaged, and removed: {layers}"),
+        images => anyhow::bail!("damaged: {layers}; pull again: {images}"),
+    }
 }
 
 async fn remove(config: Option<&Path>, reference: String, daemon: &Daemon) -> anyhow::Result<()> {

@@ -344,6 +344,32 @@ fn archives_are_imported() -> Result<()> {
 }
 
 #[test]
+fn a_damaged_layer_is_found_on_demand_and_the_next_pull_repairs_it() -> Result<()> {
+    on_a_node_with(Config::default(), &["busybox"], async |bed| {
+        assert_eq!(bed.berth(&["image", "verify"])?, "every layer is whole\n");
+        let damage = "file=$(find /var/lib/berth/images/l -type f -size +0 | head -n 1); : >$file";
+        bed.node.run("sh", &["-c", damage])?;
+        let told = bed.berth(&["image", "verify"]).expect_err("a layer is damaged");
+        let told = format!("{told:#}");
+        assert!(told.contains("damaged: sha256:"), "{told}");
+        assert!(told.contains(&format!("pull again: {}", busybox())), "{told}");
+        assert!(bed.cri.image_status(&busybox()).await?.is_none());
+        bed.cri.pull(&busybox()).await?;
+        assert_eq!(bed.berth(&["image", "verify"])?, "every layer is whole\n");
+        let trash = bed.node.path("/var/lib/berth/images/trash");
+        eventually(
+            || "the damaged layer stays on the disk".to_owned(),
+            async || Ok(std::fs::read_dir(&trash)?.next().is_none().then_some(())),
+        )
+        .await?;
+        bed.settle()?;
+        let (pod, id) = bed.idle("repaired").await?;
+        assert_eq!(bed.cri.shell(&id, "echo works").await?, "works");
+        Ok(bed.cri.clear(&pod.id).await?)
+    })
+}
+
+#[test]
 fn no_path_of_a_layer_leaves_its_root() -> Result<()> {
     on_a_node_with(Config::default(), &[], async |bed| {
         let target = bed.node.disk().join("outside");
