@@ -66,6 +66,8 @@ pub trait Holding: Copy + Ord + 'static {
     fn needs(self) -> &'static [Self];
     /// When it ends.
     fn ends(self) -> Ends;
+    /// May its intent be saved before what it needs is?
+    fn may_be_ahead(self) -> bool;
     /// Its name in logs, metrics and status.
     fn name(self) -> &'static str;
 }
@@ -88,6 +90,12 @@ impl Holding for PodHolding {
             Self::Files => Ends::AtRemove,
             _ => Ends::AtStop,
         }
+    }
+
+    /// The network may not: namespaces that a restarted daemon does not know of are made anew, and in
+    /// the new ones a plugin's DEL finds no address whose rules it could take away.
+    fn may_be_ahead(self) -> bool {
+        self != Self::Network
     }
 
     fn name(self) -> &'static str {
@@ -120,6 +128,10 @@ impl Holding for ContainerHolding {
             Self::Task | Self::Cgroup => Ends::AtExit,
             Self::Image | Self::Rootfs | Self::Bundle => Ends::AtRemove,
         }
+    }
+
+    fn may_be_ahead(self) -> bool {
+        true
     }
 
     fn name(self) -> &'static str {

@@ -23,8 +23,7 @@ use crate::id::ContainerId;
 use crate::job::{Job, Outcome, Subject, Verb};
 use crate::plan::Busy;
 use crate::record::{
-    ContainerRecord, ContainerWish, Exit, Failure, Leftover, Lost, PodRecord, PodWish, Status,
-    Stop, StopSignal,
+    ContainerWish, Exit, Failure, Leftover, Lost, PodRecord, PodWish, Status, Stop, StopSignal,
 };
 use crate::spec::{Admitted, ContainerSpec, Resources};
 
@@ -147,43 +146,12 @@ pub struct Tries {
     pub last: Failure,
 }
 
-/// What makes holdings be let go. Until a save holds it, a restarted daemon would take them for
-/// held: so no release starts before.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Reasons {
-    pod: Option<(PodWish, bool)>,
-    containers: BTreeMap<ContainerId, (ContainerWish, bool)>,
-}
-
-impl Reasons {
-    fn of(record: &PodRecord) -> Self {
-        let of = |c: &Arc<ContainerRecord>| (c.id.clone(), Self::of_container(c));
-        Self {
-            pod: Some(Self::of_pod(record)),
-            containers: record.containers.values().map(of).collect(),
-        }
-    }
-
-    fn of_pod(record: &PodRecord) -> (PodWish, bool) {
-        (record.wish, record.lost.is_some())
-    }
-
-    fn of_container(c: &ContainerRecord) -> (ContainerWish, bool) {
-        (c.wish, c.exit.is_some())
-    }
-}
-
-/// Whose creation has been answered.
-#[derive(Clone, Debug, Default)]
-struct Answers {
-    pod: bool,
-    containers: BTreeSet<ContainerId>,
-}
-
-impl Answers {
-    fn of(record: &PodRecord) -> Self {
-        let answered = record.containers.values().filter(|c| c.answered);
-        Self { pod: record.answered, containers: answered.map(|c| c.id.clone()).collect() }
+/// What makes a pod's holdings, or a container's, be let go: its wish, and that it is over. Until a
+/// save holds it, a restarted daemon would take them for held: so no release starts before.
+fn reason(record: &PodRecord, of: Option<&ContainerId>) -> Option<(u8, bool)> {
+    match of {
+        None => Some((record.wish as u8, record.lost.is_some())),
+        Some(id) => record.containers.get(id).map(|c| (c.wish as u8, c.exit.is_some())),
     }
 }
 
@@ -205,17 +173,18 @@ pub struct Machine {
     /// Left over and not yet saved; the first so many are in the save in flight.
     leftovers: Vec<Leftover>,
     unsaved_leftovers: usize,
-    /// Save generations: the next to be made, the one in flight, the last one that worked.
+    /// Intended together with what they need, and not begun.
+    ahead: BTreeSet<Subject>,
+    /// Save generations: the next to be made, and the last one that worked.
     generation: u64,
-    saving: Option<u64>,
     saved_generation: u64,
-    /// Why things are let go, in the save in flight and in the last one that worked.
-    saving_reasons: Reasons,
-    saved_reasons: Reasons,
-    /// The same of whose creation has been answered.
-    saving_answers: Answers,
-    saved_answers: Answers,
+    /// What the save in flight holds, and what the last one that worked held.
+    saving: Option<Arc<PodRecord>>,
+    saved: Option<Arc<PodRecord>>,
+    /// Something has changed that a restarted daemon must know.
     dirty: bool,
+    /// Something was acquired, which a restarted daemon would find out: it need not be saved at once.
+    facts: bool,
     save_again_at: Option<Nanos>,
     forgetting: bool,
     out: Vec<Command>,
@@ -247,14 +216,13 @@ impl Machine {
             unclaimed: BTreeMap::new(),
             leftovers: Vec::new(),
             unsaved_leftovers: 0,
+            ahead: BTreeSet::new(),
             generation: 1,
-            saving: None,
             saved_generation: 0,
-            saving_reasons: Reasons::default(),
-            saved_reasons: Reasons::default(),
-            saving_answers: Answers::default(),
-            saved_answers: Answers::default(),
+            saving: None,
+            saved: None,
             dirty: true,
+            facts: false,
             save_again_at: None,
             forgetting: false,
             out: Vec::new(),
@@ -286,9 +254,7 @@ impl Machine {
         }
         send_again(&mut record);
         let dirty = record != as_saved;
-        let saved_reasons = Reasons::of(&as_saved);
-        let saved_answers = Answers::of(&as_saved);
-        Self { dirty, saved_reasons, saved_answers, ..Self::new(record) }
+        Self { dirty, saved: Some(Arc::new(as_saved)), ..Self::new(record) }
     }
 
     /// The record as it stands.
@@ -359,14 +325,25 @@ impl Machine {
 
     /// May what this wish, exit or loss lets go be released: it is saved, or saving fails.
     fn may_release(&self, of: Option<&ContainerId>) -> bool {
-        let saved = match of {
-            None => self.saved_reasons.pod == Some(Reasons::of_pod(&self.record)),
-            Some(id) => {
-                let now = self.record.containers.get(id).map(|c| Reasons::of_container(c));
-                now.as_ref() == self.saved_reasons.containers.get(id)
-            }
-        };
+        let saved = self.saved.as_ref();
+        let saved = saved.is_some_and(|saved| reason(saved, of) == reason(&self.record, of));
         saved || (self.save_again_at.is_some() && self.saving.is_none())
+    }
+
+    /// Does the disk say that this is intended, also once the save in flight has worked?
+    fn intent_saved(&self, subject: &Subject) -> bool {
+        let intended = |record: &Arc<PodRecord>| record.status_of(subject) != Status::Absent;
+        self.saved.as_ref().is_some_and(intended) && self.saving.as_ref().is_none_or(intended)
+    }
+
+    /// Acquires what the record says is intended, once that is saved.
+    fn acquire(&mut self, subject: Subject) {
+        self.ahead.remove(&subject);
+        if self.intent_saved(&subject) {
+            self.start_now(subject, Verb::Acquire);
+        } else {
+            self.start_saved(subject, Verb::Acquire);
+        }
     }
 
     /// Starts a job that needs no save before it.
@@ -394,9 +371,10 @@ impl Machine {
 
     /// Replies once what the record says now is saved.
     fn reply_saved(&mut self, token: Token, reply: Result<Reply, Failure>) {
-        let unsaved = self.saving.unwrap_or(self.saved_generation);
-        let generation = if self.dirty { self.generation } else { unsaved };
-        self.replies.push((generation, token, reply));
+        self.dirty |= self.facts;
+        // The one in flight is the last one made.
+        let made = self.generation - u64::from(!self.dirty);
+        self.replies.push((made, token, reply));
     }
 
     /// Takes the waiters out that wait for what `which` says.

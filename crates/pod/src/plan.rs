@@ -44,7 +44,7 @@ pub fn steps<H: Holding>(
     goal: impl Fn(H) -> Goal,
     status: impl Fn(H) -> Status,
     busy: impl Fn(H) -> Busy,
-    gate: impl Fn(Step<H>) -> bool,
+    gate: &impl Fn(Step<H>) -> bool,
 ) -> Vec<Step<H>> {
     let mut steps = Vec::new();
     for &h in H::ALL {
@@ -67,6 +67,21 @@ pub fn steps<H: Holding>(
         }
     }
     steps
+}
+
+/// What can be intended together with a step that is taken now: all that is wanted and absent, so
+/// that one save holds the intents of a whole chain.
+pub fn ahead<H: Holding>(
+    goal: impl Fn(H) -> Goal,
+    status: impl Fn(H) -> Status,
+    gate: &impl Fn(Step<H>) -> bool,
+) -> Vec<H> {
+    let held = |h: H| h.needs().iter().all(|need| status(*need) == Status::Held);
+    let wanted = |h: &H| {
+        let absent = goal(*h) == Goal::Hold && status(*h) == Status::Absent;
+        absent && (h.may_be_ahead() || held(*h))
+    };
+    H::ALL.iter().copied().filter(|h| wanted(h) && gate(Step::Acquire(*h))).collect()
 }
 
 /// What a pod's wish says of one of its holdings.

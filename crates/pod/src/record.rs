@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::Kind;
 use crate::holding::{ContainerHolding, Holding, PodHolding};
 use crate::id::{ContainerId, SandboxId};
+use crate::job::Subject;
 use crate::spec::{Admitted, ContainerSpec, Resources, SandboxSpec};
 
 pub use facts::{
@@ -338,6 +339,17 @@ impl PodRecord {
             PodHolding::Network => self.network.status(),
             PodHolding::Shim => self.shim.status(),
             PodHolding::Sandbox => self.sandbox.status(),
+        }
+    }
+
+    /// The state of the holding that this is; of anything else, absent.
+    pub fn status_of(&self, subject: &Subject) -> Status {
+        match subject {
+            Subject::Pod(h) => self.status(*h),
+            Subject::Container(id, h) => {
+                self.containers.get(id).map_or(Status::Absent, |c| c.status(*h))
+            }
+            _ => Status::Absent,
         }
     }
 

@@ -8,7 +8,7 @@ mod world;
 
 use world::{
     Budget, Script, explore, lose_an_unclaimed_sandbox, lose_the_daemon_around_the_stop_signal,
-    never_delete_a_task_that_never_ran, never_delete_an_ended_task,
+    never_delete_a_task_that_never_ran, never_delete_an_ended_task, saves_before_each_answer,
 };
 
 /// Explores a script, and sees that there was something to explore.
@@ -70,4 +70,11 @@ fn a_task_that_has_ended_and_is_never_deleted_is_left_over() {
 #[test]
 fn a_task_that_never_ran_and_is_never_deleted_is_left_over() {
     never_delete_a_task_that_never_ran();
+}
+
+#[test]
+fn a_call_waits_for_few_saves() {
+    use Script::{Create, Run, Start};
+    // The intents of all that it needs, and what it is told; between them, the pod's namespaces.
+    assert_eq!(saves_before_each_answer(&[Run, Create, Start]), [3, 2, 2]);
 }

@@ -20,7 +20,7 @@ use cri::{ContainerState, PodSandboxState};
 
 /// Fewer points than these, and the harness has lost sight of the daemon's log.
 const FLOOR: [(Call, usize); 5] =
-    [(Call::Run, 24), (Call::Create, 12), (Call::Start, 9), (Call::Stop, 30), (Call::Remove, 15)];
+    [(Call::Run, 18), (Call::Create, 10), (Call::Start, 8), (Call::Stop, 30), (Call::Remove, 15)];
 
 /// The call under fire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,13 @@
 //! The next steps: what the wishes, the facts and the time ask for.
 
+use std::sync::Arc;
+
 use super::{Command, Machine, Nanos, Reply, UNCLAIMED, Wait};
 use crate::Kind;
 use crate::holding::{ContainerHolding, PodHolding};
 use crate::id::ContainerId;
 use crate::job::{Subject, Verb};
-use crate::plan::{self, Busy, Step};
+use crate::plan::{self, Busy, Goal, Step};
 use crate::record::{ContainerWish, Exit, Failure, PodWish, Status, Stop, StopSignal};
 use crate::verdict;
 
@@ -82,32 +84,34 @@ impl Machine {
     }
 
     fn container_steps(&mut self, id: &ContainerId, now: Nanos) {
-        let Some(c) = self.record.containers.get(id) else { return };
         let on = |h| Subject::Container(id.clone(), h);
+        self.give_up_ahead(Some(id));
+        let Some(c) = self.record.containers.get(id) else { return };
         let ready = self.record.ready();
         // A start that a dead daemon began is finished first: the change waits for it.
         let updating = c.changing.is_some() && c.task.status() == Status::Absent;
         let update_idle = self.busy(&Subject::Update(id.clone())) == Busy::Idle;
         let saved = self.may_release(Some(id));
-        let steps = plan::steps(
-            |h| plan::container_goal(c, h),
-            |h| c.status(h),
-            |h| self.busy(&on(h)),
-            |step| match step {
-                Step::Acquire(ContainerHolding::Task) => ready && c.answered && !updating,
-                Step::Acquire(_) => ready,
-                Step::Release(h) => saved && update_idle && self.due(&on(h), now),
-                Step::Abort(_) => true,
-            },
-        );
+        let goal = |h| plan::container_goal(c, h);
+        let gate = |step| match step {
+            Step::Acquire(ContainerHolding::Task) => ready && c.answered && !updating,
+            Step::Acquire(_) => ready,
+            Step::Release(h) => saved && update_idle && self.due(&on(h), now),
+            Step::Abort(_) => true,
+        };
+        let steps = plan::steps(goal, |h| c.status(h), |h| self.busy(&on(h)), &gate);
+        if steps.iter().any(|step| matches!(step, Step::Acquire(_))) {
+            let ahead = plan::ahead(goal, |h| c.status(h), &gate);
+            for h in ahead {
+                if let Some(c) = self.record_mut().container_mut(id) {
+                    c.set(h, true);
+                }
+                self.ahead.insert(on(h));
+            }
+        }
         for step in steps {
             match step {
-                Step::Acquire(h) => {
-                    if let Some(c) = self.record_mut().container_mut(id) {
-                        c.set(h, true);
-                    }
-                    self.start_saved(on(h), Verb::Acquire);
-                }
+                Step::Acquire(h) => self.acquire(on(h)),
                 Step::Release(h) => self.start_now(on(h), Verb::Release),
                 Step::Abort(h) => self.abort(&on(h)),
             }
@@ -143,28 +147,56 @@ impl Machine {
         }
     }
 
+    /// What was only intended is let go without more ado when it is no longer wanted.
+    fn give_up_ahead(&mut self, of: Option<&ContainerId>) {
+        let unwanted = |subject: &Subject| match (subject, of) {
+            (Subject::Pod(h), None) => plan::pod_goal(&self.record, *h) == Goal::Release,
+            (Subject::Container(id, h), Some(of)) if id == of => {
+                let c = self.record.containers.get(id);
+                c.is_none_or(|c| plan::container_goal(c, *h) == Goal::Release)
+            }
+            _ => false,
+        };
+        let unwanted: Vec<Subject> = self.ahead.iter().filter(|s| unwanted(s)).cloned().collect();
+        for subject in unwanted {
+            self.ahead.remove(&subject);
+            match &subject {
+                Subject::Pod(h) => self.record_mut().set(*h, false),
+                Subject::Container(id, h) => {
+                    if let Some(c) = self.record_mut().container_mut(id) {
+                        c.set(*h, false);
+                    }
+                }
+                _ => {}
+            }
+            self.dirty = true;
+        }
+    }
+
     fn pod_steps(&mut self, now: Nanos) {
+        self.give_up_ahead(None);
         let quiet = self.quiet_containers();
         let unwatched = self.busy(&Subject::Sandbox) == Busy::Idle;
         let saved = self.may_release(None);
-        let steps = plan::steps(
-            |h| plan::pod_goal(&self.record, h),
-            |h| self.record.status(h),
-            |h| self.busy(&Subject::Pod(h)),
-            |step| match step {
-                Step::Release(h) => {
-                    let due = self.due(&Subject::Pod(h), now);
-                    saved && due && (quiet && unwatched || h == PodHolding::Files)
-                }
-                Step::Acquire(_) | Step::Abort(_) => true,
-            },
-        );
+        let goal = |h| plan::pod_goal(&self.record, h);
+        let gate = |step| match step {
+            Step::Release(h) => {
+                let due = self.due(&Subject::Pod(h), now);
+                saved && due && (quiet && unwatched || h == PodHolding::Files)
+            }
+            Step::Acquire(_) | Step::Abort(_) => true,
+        };
+        let status = |h| self.record.status(h);
+        let steps = plan::steps(goal, status, |h| self.busy(&Subject::Pod(h)), &gate);
+        if steps.iter().any(|step| matches!(step, Step::Acquire(_))) {
+            for h in plan::ahead(goal, status, &gate) {
+                self.record_mut().set(h, true);
+                self.ahead.insert(Subject::Pod(h));
+            }
+        }
         for step in steps {
             match step {
-                Step::Acquire(h) => {
-                    self.record_mut().set(h, true);
-                    self.start_saved(Subject::Pod(h), Verb::Acquire);
-                }
+                Step::Acquire(h) => self.acquire(Subject::Pod(h)),
                 Step::Release(h) => self.start_now(Subject::Pod(h), Verb::Release),
                 Step::Abort(h) => self.abort(&Subject::Pod(h)),
             }
@@ -389,13 +421,16 @@ impl Machine {
         if self.record.wish == PodWish::Remove && self.holds_nothing() {
             self.forgetting = true;
             self.out.push(Command::Forget(std::mem::take(&mut self.leftovers)));
-        } else if self.dirty && self.save_again_at.is_none_or(|at| at <= now) {
+            return;
+        }
+        let acquiring = self.jobs.values().any(|running| running.verb == Verb::Acquire);
+        let wanted = self.dirty || (self.facts && !acquiring);
+        if wanted && self.save_again_at.is_none_or(|at| at <= now) {
             let generation = self.generation;
             self.generation += 1;
-            self.saving = Some(generation);
-            self.saving_reasons = super::Reasons::of(&self.record);
-            self.saving_answers = super::Answers::of(&self.record);
+            self.saving = Some(Arc::clone(&self.record));
             self.dirty = false;
+            self.facts = false;
             self.unsaved_leftovers = self.leftovers.len();
             self.out.push(Command::Save(generation, self.leftovers.clone()));
         }

@@ -8,7 +8,7 @@ use crate::holding::{ContainerHolding, Holding, PodHolding};
 use crate::id::ContainerId;
 use crate::job::{Job, Outcome, Subject, Verb};
 use crate::record::{
-    ContainerWish, Exit, Failure, Leftover, Lost, PodWish, Status, Stop, StopSignal,
+    ContainerWish, Exit, Failure, Leftover, Lost, PodRecord, PodWish, Status, Stop, StopSignal,
 };
 
 /// What is known, of a job that failed, about the processes that it was about.
@@ -27,13 +27,15 @@ impl Machine {
             Outcome::Failed(failure) => return self.failed(job, failure, Life::Unknown, now),
             Outcome::Living(failure) => return self.failed(job, failure, Life::Lives, now),
             Outcome::Dead(failure) => return self.failed(job, failure, Life::Dead, now),
-            Outcome::Pod(fact) => self.record_mut().hold(fact),
+            Outcome::Pod(fact) => return self.acquired(job, |record| record.hold(fact)),
             Outcome::Container(fact) => {
-                if let Some(c) = job.subject.container()
-                    && let Some(c) = self.record_mut().container_mut(c)
-                {
-                    c.hold(fact);
-                }
+                return self.acquired(job, |record| {
+                    if let Some(c) = job.subject.container()
+                        && let Some(c) = record.container_mut(c)
+                    {
+                        c.hold(fact);
+                    }
+                });
             }
             Outcome::Done => self.done_with(job, now),
             Outcome::Exited(exit) => self.exited(job, exit),
@@ -43,6 +45,13 @@ impl Machine {
             self.tries.remove(&job.subject);
         }
         self.dirty = true;
+    }
+
+    /// A fact waits for the end of the acquisitions under way, or for what must be saved before.
+    fn acquired(&mut self, job: &Job, hold: impl FnOnce(&mut PodRecord)) {
+        hold(self.record_mut());
+        self.tries.remove(&job.subject);
+        self.facts = true;
     }
 
     /// The stop signal did not get out: it is sent again while the grace runs.
@@ -237,7 +246,7 @@ impl Machine {
     }
 
     pub(super) fn saved(&mut self, generation: u64, result: Result<(), Failure>, now: Nanos) {
-        self.saving = None;
+        let saved = self.saving.take();
         let queued = std::mem::take(&mut self.queued);
         let (ready, later): (Vec<_>, Vec<_>) = queued.into_iter().partition(|q| q.0 <= generation);
         self.queued = later;
@@ -246,8 +255,7 @@ impl Machine {
         }
         self.save_again_at = None;
         self.saved_generation = generation;
-        self.saved_reasons = std::mem::take(&mut self.saving_reasons);
-        self.saved_answers = std::mem::take(&mut self.saving_answers);
+        self.saved = saved;
         self.leftovers.drain(..std::mem::take(&mut self.unsaved_leftovers));
         for (_, job) in ready {
             self.start_now(job.subject, job.verb);
@@ -279,11 +287,15 @@ impl Machine {
         let (refused, kept) =
             std::mem::take(&mut self.replies).into_iter().partition(|(_, _, r)| creates(r));
         self.replies = kept;
+        let saved = self.saved.clone();
         for (_, token, reply) in refused {
             match reply {
-                Ok(Reply::Ready) => self.record_mut().answered = self.saved_answers.pod,
+                Ok(Reply::Ready) => {
+                    self.record_mut().answered = saved.as_ref().is_some_and(|s| s.answered);
+                }
                 Ok(Reply::Container(id)) => {
-                    let saved = self.saved_answers.containers.contains(&id);
+                    let saved = saved.as_ref().and_then(|s| s.containers.get(&id));
+                    let saved = saved.is_some_and(|c| c.answered);
                     if let Some(c) = self.record_mut().container_mut(&id) {
                         c.answered = saved;
                     }

@@ -808,3 +808,20 @@ impl Drop for Told {
         }
     }
 }
+
+/// How many saves each call waits for, when all goes well.
+pub(crate) fn saves_before_each_answer(script: &[Script]) -> Vec<usize> {
+    let mut moment = Moment::first();
+    let saves = |moment: &mut Moment| {
+        moment.happen(&Choice::Ask, script);
+        let mut saves = 0;
+        while !moment.open.is_empty() {
+            let choice = moment.well().expect("it is answered");
+            saves += usize::from(matches!(choice, Choice::Save(_)));
+            moment.happen(&choice, script);
+        }
+        moment.come_to_rest(script);
+        saves
+    };
+    script.iter().map(|_| saves(&mut moment)).collect()
+}
