@@ -3,36 +3,23 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
-
 /// What systemd and a bare environment leave out.
 const FALLBACK_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Finds a program: an absolute path as it is, a name beside our own executable, then on PATH.
-pub(crate) fn program(name: &str, key: &str) -> anyhow::Result<PathBuf> {
+/// Where programs are looked for: beside our own executable, and then on PATH.
+pub(crate) fn directories() -> Vec<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|own| own.parent().map(Path::to_owned));
     let path = std::env::var("PATH").unwrap_or_else(|_| FALLBACK_PATH.to_owned());
-    let on_path = std::env::split_paths(&path);
-    match search(name, beside.into_iter().chain(on_path)) {
-        Some(found) => Ok(found),
-        None => bail!(
-            "{key} is {name:?}, and there is no such executable (looked beside berth and on PATH): \
-             install it, or give its absolute path"
-        ),
-    }
+    beside.into_iter().chain(std::env::split_paths(&path)).collect()
 }
 
-/// Finds an OCI runtime: the configured one, or else crun, or else runc.
-pub(crate) fn oci_runtime(configured: Option<&str>, key: &str) -> anyhow::Result<PathBuf> {
-    match configured {
-        Some(name) => program(name, key),
-        None => program("crun", key).or_else(|_| program("runc", key)).or_else(|_| {
-            bail!("{key} is empty, and neither crun nor runc is on PATH: install one of them")
-        }),
-    }
+/// Finds a program: an absolute path as it is, a name in [`directories`].
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
+    search(name, directories().into_iter())
 }
 
-fn search(name: &str, directories: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
+/// The first executable of this name, or at this absolute path.
+pub(crate) fn search(name: &str, directories: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
     if name.starts_with('/') {
         let path = PathBuf::from(name);
         return executable(&path).then_some(path);
@@ -40,7 +27,8 @@ fn search(name: &str, directories: impl Iterator<Item = PathBuf>) -> Option<Path
     directories.map(|directory| directory.join(name)).find(|path| executable(path))
 }
 
-fn executable(path: &Path) -> bool {
+/// May it be executed?
+pub(crate) fn executable(path: &Path) -> bool {
     let metadata = std::fs::metadata(path);
     metadata.is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
 }

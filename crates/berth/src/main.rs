@@ -8,6 +8,7 @@ mod command;
 mod config;
 mod facts;
 mod find;
+mod handlers;
 mod metrics;
 mod node_service;
 mod serve;
@@ -66,7 +67,7 @@ fn told(error: &anyhow::Error) -> String {
 }
 
 /// Runs a command that asks the daemon.
-fn wait(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn wait<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -15,30 +15,17 @@ use tonic::{Request, Response, Status};
 pub(crate) struct NodeService {
     pub(crate) node: Node,
     pub(crate) images: Store,
-    pub(crate) handlers: Vec<HandlerStatus>,
     pub(crate) conditions: Conditions,
     pub(crate) since: Instant,
 }
 
-/// A handler, as `berth status` shows it.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct HandlerStatus {
-    pub(crate) name: String,
-    pub(crate) default: bool,
-    pub(crate) shim: String,
-    pub(crate) runtime: String,
-    pub(crate) recursive_read_only_mounts: bool,
-    pub(crate) user_namespaces: bool,
-}
-
 /// The whole answer.
 #[derive(Serialize)]
-struct NodeStatus<'a> {
+struct NodeStatus {
     version: &'static str,
     pid: u32,
     uptime_seconds: u64,
     conditions: Vec<Condition>,
-    handlers: &'a [HandlerStatus],
     images: usize,
     #[serde(flatten)]
     report: NodeReport,
@@ -55,7 +42,6 @@ impl node_server::Node for NodeService {
             pid: std::process::id(),
             uptime_seconds: self.since.elapsed().as_secs(),
             conditions: (self.conditions)().await,
-            handlers: &self.handlers,
             images: self.images.list().len(),
             report: self.node.report(),
         };

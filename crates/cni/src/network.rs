@@ -79,7 +79,7 @@ pub struct Network {
     /// was about to save is saved before the DEL that follows looks, and never after.
     pub(crate) files: Arc<tokio::sync::Mutex<()>>,
     /// ADD and DEL share it, GC has it alone, as the specification demands.
-    pub(crate) gate: RwLock<()>,
+    pub(crate) gate: Arc<RwLock<()>>,
     /// The list whose plugins have said that they speak its version.
     pub(crate) vetted: Mutex<Option<Arc<NetworkList>>>,
 }
@@ -93,9 +93,20 @@ impl Network {
             runner: Runner::new(&settings),
             cache: Cache::new(settings.cache_dir.clone()),
             files: Arc::default(),
-            gate: RwLock::new(()),
+            gate: Arc::default(),
             vetted: Mutex::new(None),
             settings,
+        }
+    }
+
+    /// A network whose configurations lie elsewhere, with the same plugins and the same cache.
+    #[must_use]
+    pub fn beside(&self, conf_dir: PathBuf) -> Network {
+        let settings = Settings { conf_dir, template: None, ..self.settings.clone() };
+        Network {
+            files: Arc::clone(&self.files),
+            gate: Arc::clone(&self.gate),
+            ..Network::new(settings)
         }
     }
 

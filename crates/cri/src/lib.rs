@@ -23,11 +23,12 @@ mod stats;
 
 use std::sync::Arc;
 
+use berth_lifecycle::{Handler, PodView};
 use berth_proto::cri::v1::image_service_server::ImageServiceServer;
 use berth_proto::cri::v1::runtime_service_server::RuntimeServiceServer;
 
 pub use error::{Error, code_of, status};
-pub use parts::{Condition, Conditions, Handler, Observe, Parts, SetPodCidr};
+pub use parts::{Condition, Conditions, Observe, Parts, SetPodCidr};
 
 /// Largest request taken: configurations with many mounts and annotations are far below it.
 const LARGEST_REQUEST: usize = 16 << 20;
@@ -48,24 +49,19 @@ impl Cri {
         Self { parts: Arc::new(parts), samples: Arc::default(), layers }
     }
 
-    /// A handler by its name; an unknown one has no features, and the lifecycle refuses it.
-    fn handler(&self, name: &str) -> Option<&Handler> {
-        self.parts.handlers.iter().find(|known| known.name == name)
-    }
-
-    /// The shim of a handler, for verbose information.
-    fn runtime_type(&self, handler: &str) -> &str {
-        self.handler(handler).map_or("", |known| &known.runtime_type)
-    }
-
-    /// What admission has to know for pods of this handler.
-    fn rules(&self, handler: &str) -> admit::Rules {
-        let known = self.handler(handler);
+    /// What admission has to know for pods of this handler; the lifecycle refuses what is none.
+    fn rules(&self, handler: Option<&Handler>) -> admit::Rules {
         admit::Rules {
             systemd_cgroups: self.parts.systemd_cgroups,
-            recursive_read_only: known.is_some_and(|known| known.recursive_read_only),
+            recursive_read_only: handler.is_some_and(|known| known.facts.recursive_read_only),
             user_namespaces: self.parts.user_namespaces,
         }
+    }
+
+    /// The shim of a pod as tools know it, for verbose information.
+    fn runtime_type(&self, pod: &PodView) -> String {
+        let handler = self.parts.node.handler_of(pod);
+        handler.map(|handler| describe::runtime_type(&handler.shim)).unwrap_or_default()
     }
 
     /// The runtime service, to be added to a server.

@@ -20,8 +20,6 @@ pub struct Parts {
     pub systemd_cgroups: bool,
     /// Pods may have a user namespace of their own: the kernel id-maps the layers of images.
     pub user_namespaces: bool,
-    /// The configured handlers; "" is the default one.
-    pub handlers: Vec<Handler>,
     /// Berth's version.
     pub version: &'static str,
     /// Answered as `info["config"]` of a verbose Status.
@@ -44,23 +42,10 @@ pub type SetPodCidr = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 /// Told of every call: its method, its outcome and how long it took.
 pub type Observe = Box<dyn Fn(&'static str, tonic::Code, Duration) + Send + Sync>;
 
-/// A runtime handler, as Status reports it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Handler {
-    /// Its name; "" for the default.
-    pub name: String,
-    /// The shim it runs by, for verbose information.
-    pub runtime_type: String,
-    /// It can make mounts read-only with all below them.
-    pub recursive_read_only: bool,
-    /// It id-maps volumes as well, without which the kubelet gives no pod a user namespace.
-    pub user_namespaces: bool,
-}
-
 /// One condition of the node.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Condition {
-    /// `RuntimeReady` or `NetworkReady`.
+    /// `RuntimeReady`, `NetworkReady` or `HandlersReady`.
     pub name: &'static str,
     /// Does it hold?
     pub holds: bool,

@@ -26,6 +26,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use berth_cni::Network;
 use berth_pod::holding::{ContainerHolding, PodHolding};
 use berth_pod::job::{Job, Outcome, Subject, Verb};
 use berth_pod::record::{ContainerRecord, Failure, PodRecord};
@@ -60,6 +61,7 @@ pub(crate) struct Context {
     pub(crate) record: Arc<PodRecord>,
     pub(crate) queue: mpsc::UnboundedSender<Message>,
     pub(crate) canceled: Cancel,
+    handler: Option<Arc<Handler>>,
 }
 
 /// Why an effect did not work.
@@ -83,6 +85,17 @@ pub(crate) fn failed<T>(kind: Kind, text: impl Into<String>) -> Result<T> {
 }
 
 impl Context {
+    /// What an effect on this pod works with.
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        record: &Arc<PodRecord>,
+        queue: mpsc::UnboundedSender<Message>,
+        canceled: Cancel,
+    ) -> Self {
+        let handler = shared.handlers.of(record);
+        Self { shared: Arc::clone(shared), record: Arc::clone(record), queue, canceled, handler }
+    }
+
     pub(crate) fn settings(&self) -> &Settings {
         &self.shared.settings
     }
@@ -96,16 +109,24 @@ impl Context {
         self.record.boot_id != self.shared.boot_id
     }
 
-    /// The pod's handler.
+    /// The pod's handler, as it was when the pod was begun.
     pub(crate) fn handler(&self) -> Result<&Handler> {
-        let name = &self.record.handler;
-        match self.settings().handlers.get(name) {
+        match &self.handler {
             Some(handler) => Ok(handler),
             None => {
-                let text = format!("the runtime handler {name:?} is no longer configured");
+                let name = &self.record.handler;
+                let text = format!(
+                    "the runtime handler {name:?} is no longer configured, and what the pod was begun with is lost: configure it again"
+                );
                 failed(Kind::Unavailable, text)
             }
         }
+    }
+
+    /// The network that the pod is in: its handler's own, or the node's.
+    pub(crate) fn network(&self) -> Arc<Network> {
+        let own = self.handler.as_ref().and_then(|handler| handler.cni_conf_dir.as_ref());
+        own.map_or_else(|| Arc::clone(&self.shared.network), |dir| self.shared.network_of(dir))
     }
 
     pub(crate) fn container(&self, id: &ContainerId) -> Result<&ContainerRecord> {

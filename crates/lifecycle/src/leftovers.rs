@@ -68,6 +68,11 @@ impl Leftovers {
     }
 
     /// All of them, for the operator.
+    /// What the pods that they are left over from were begun with.
+    pub(crate) fn settings(&self) -> Vec<String> {
+        self.items().iter().map(|item| item.leftover.record.settings.clone()).collect()
+    }
+
     pub(crate) fn report(&self) -> Vec<LeftoverReport> {
         let items = self.items();
         items
@@ -127,8 +132,7 @@ async fn try_all(shared: &Arc<Shared>, items: Vec<Item>) {
 async fn try_once(shared: &Arc<Shared>, item: Item) {
     let (queue, _) = mpsc::unbounded_channel();
     let (_, canceled) = effect::cancel();
-    let record = Arc::clone(&item.leftover.record);
-    let context = Context { shared: Arc::clone(shared), record, queue, canceled };
+    let context = Context::new(shared, &item.leftover.record, queue, canceled);
     let (container, holding) = (item.leftover.container.as_ref(), &item.leftover.holding);
     // Whatever becomes of one, the others get their turn.
     let work = AssertUnwindSafe(effect::release_leftover(&context, container, holding));
@@ -146,6 +150,7 @@ async fn try_once(shared: &Arc<Shared>, item: Item) {
                 shared.records.settle(row);
             }
             shared.leftovers.items().retain(|i| i.number != item.number);
+            shared.tidy_handlers();
         }
         Err(Trouble::Failed(why) | Trouble::Living(why) | Trouble::Dead(why)) => {
             let mut items = shared.leftovers.items();

@@ -16,6 +16,7 @@ mod effect;
 mod error;
 mod exec;
 mod figures;
+mod handlers;
 mod kept;
 mod layout;
 mod leftovers;
@@ -31,7 +32,8 @@ pub mod view;
 
 pub use error::Error;
 pub use figures::Step;
+pub use handlers::{Offer, Offered};
 pub use node::{ExecOutput, Node};
 pub use settings::{Handler, SandboxMode, Settings, ShimKind, ShimOptions};
 pub use start::{Parts, plugins_cgroup};
-pub use view::{ContainerState, ContainerView, NodeReport, PodView};
+pub use view::{ContainerState, ContainerView, HandlerReport, NodeReport, PodView};

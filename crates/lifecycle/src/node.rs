@@ -12,8 +12,10 @@ use tokio::sync::mpsc;
 use crate::effect::{Context, cancel, connection};
 use crate::exec::{self, not_running};
 use crate::figures::Step;
+use crate::handlers::{Chosen, Offered};
 use crate::layout::Layout;
 use crate::registry::{ask, not_found};
+use crate::settings::Handler;
 use crate::shared::Shared;
 use crate::start::{self, Parts};
 use crate::view::{ContainerState, ContainerView, NodeReport, PodView};
@@ -50,10 +52,15 @@ impl Node {
     /// # Errors
     /// Exists, WrongState, or whatever stopped a step.
     pub async fn run_sandbox(&self, spec: Admitted<SandboxSpec>) -> Result<SandboxId, Error> {
-        let handler = self.handler(&spec.spec.handler)?;
+        let (asked, privileged) = (&spec.spec.handler, spec.spec.privileged);
+        let (registry, name) = (&self.shared.registry, &spec.spec.name);
         loop {
-            let make = || self.make(&spec, &handler);
-            let (id, queue) = self.shared.registry.named_or(&spec.spec.name, make);
+            let register = |chosen: &Chosen| registry.named_or(name, || self.make(&spec, chosen));
+            let (id, queue) = match self.shared.handlers.begin(asked, privileged, register) {
+                Ok(begun) => begun,
+                // A pod that is there already lives by what it was begun with.
+                Err(why) => registry.named(name).ok_or(why)?,
+            };
             let request = Request::RunSandbox { digest: spec.digest.clone() };
             match self.ask(&id, &queue, request).await? {
                 Some(Reply::Anew) | None => {} // what had the name is gone: begin anew
@@ -62,33 +69,33 @@ impl Node {
         }
     }
 
-    /// The configured handler that a request means.
-    fn handler(&self, asked: &str) -> Result<String, Error> {
-        let settings = &self.shared.settings;
-        let name = if asked.is_empty() { settings.default_handler.as_str() } else { asked };
-        if settings.handlers.contains_key(name) {
-            return Ok(name.to_owned());
-        }
-        let there: Vec<_> = settings.handlers.keys().map(String::as_str).collect();
-        let there = there.join(", ");
-        Err(Error::new(
-            Kind::Invalid,
-            format!(
-                "no runtime handler {name:?} is configured on this node (there is: {there}): fix the RuntimeClass, or the [handlers] of the configuration"
-            ),
-        ))
+    /// The handlers that pods can be begun with now.
+    pub fn handlers(&self) -> Arc<Offered> {
+        self.shared.handlers.offered()
+    }
+
+    /// New pods are begun with these from now on; those that are there live by what they were begun
+    /// with, to their end.
+    pub fn offer(&self, handlers: Offered) {
+        self.shared.handlers.offer(handlers);
+        self.shared.tidy_handlers();
+    }
+
+    /// What a pod was begun with; none if that is lost, and its handler gone.
+    pub fn handler_of(&self, pod: &PodView) -> Option<Arc<Handler>> {
+        self.shared.handlers.of(&pod.record)
     }
 
     fn make(
         &self,
         spec: &Admitted<SandboxSpec>,
-        handler: &str,
+        chosen: &Chosen,
     ) -> (SandboxId, mpsc::UnboundedSender<pod_task::Message>) {
         let id = SandboxId::from_random(random());
         let (own, queue) = mpsc::unbounded_channel();
-        let boot = self.shared.boot_id.clone();
-        let record =
-            PodRecord::new(id.clone(), boot, spec.clone(), handler.to_owned(), self.shared.now());
+        let (boot, now) = (self.shared.boot_id.clone(), self.shared.now());
+        let mut record = PodRecord::new(id.clone(), boot, spec.clone(), chosen.name.clone(), now);
+        record.settings.clone_from(&chosen.digest);
         pod_task::start(&self.shared, Machine::new(record), None, (own.clone(), queue));
         (id, own)
     }
@@ -270,12 +277,7 @@ impl Node {
             return Err(not_found("container", view.id().as_str()));
         };
         let (_, canceled) = cancel();
-        let context = Context {
-            shared: Arc::clone(&self.shared),
-            record: Arc::clone(&pod.record),
-            queue: entry.queue,
-            canceled,
-        };
+        let context = Context::new(&self.shared, &pod.record, entry.queue, canceled);
         Ok((context, view.id().clone()))
     }
 
@@ -295,7 +297,8 @@ impl Node {
     pub fn report(&self) -> NodeReport {
         let now = self.shared.now();
         let pods = self.shared.registry.reports(now);
-        NodeReport { pods, leftovers: self.shared.leftovers.report() }
+        let handlers = self.handlers().report();
+        NodeReport { handlers, pods, leftovers: self.shared.leftovers.report() }
     }
 
     /// Counts and times of every step so far, by its name; for metrics.

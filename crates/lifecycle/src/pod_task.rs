@@ -215,6 +215,7 @@ impl PodTask {
     fn leave(&mut self) {
         let record = self.machine.record();
         self.shared.registry.remove(&record.id, &record.spec.spec.name);
+        self.shared.tidy_handlers();
         self.gone = true;
     }
 
@@ -315,12 +316,8 @@ impl PodTask {
         let (cancel, canceled) = effect::cancel();
         let progress = InProgress { since: self.shared.now(), job: job.clone(), cancel };
         self.jobs.insert(job.subject.clone(), progress);
-        let context = Context {
-            shared: Arc::clone(&self.shared),
-            record: Arc::clone(self.machine.record()),
-            queue: self.own.clone(),
-            canceled,
-        };
+        let (shared, record) = (&self.shared, self.machine.record());
+        let context = Context::new(shared, record, self.own.clone(), canceled);
         let ending = Ending { own: self.own.clone(), job: Some(job.clone()) };
         tokio::spawn(async move {
             let outcome = effect::run(context, &job).await;

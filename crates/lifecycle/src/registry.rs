@@ -1,6 +1,6 @@
 //! Every pod of the node: how to reach its task, and its last picture. Nothing here waits.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use berth_pod::machine::{Nanos, Reply, Request, Token};
@@ -63,6 +63,16 @@ impl Registry {
         let entry = Entry { queue: queue.clone(), view: None, work: Vec::new() };
         maps.pods.insert(id.to_string(), entry);
         (id, queue)
+    }
+
+    /// The task of the pod with this name.
+    pub(crate) fn named(
+        &self,
+        name: &PodName,
+    ) -> Option<(SandboxId, mpsc::UnboundedSender<Message>)> {
+        let maps = self.read();
+        let id = maps.names.get(name)?;
+        Some((id.clone(), maps.pods.get(id.as_str())?.queue.clone()))
     }
 
     /// Registers a restored pod, under its name unless that has passed to another. It is in every
@@ -130,6 +140,12 @@ impl Registry {
     pub(crate) fn reports(&self, now: Nanos) -> Vec<PodReport> {
         let report = |e: &Entry| e.view.as_ref().map(|view| picture::report(view, &e.work, now));
         self.read().pods.values().filter_map(report).collect()
+    }
+
+    /// What the pods were begun with; none while one of them is so new that it has no picture.
+    pub(crate) fn settings(&self) -> Option<HashSet<String>> {
+        let of = |entry: &Entry| Some(entry.view.as_ref()?.record.settings.clone());
+        self.read().pods.values().map(of).collect()
     }
 
     /// The one sandbox whose id starts with this.

@@ -23,10 +23,6 @@ pub struct Settings {
     pub daemon: PathBuf,
     /// The cgroup below which Berth makes its own: jobs, shims, pods without a parent.
     pub cgroup_root: String,
-    /// Handlers by name.
-    pub handlers: BTreeMap<String, Handler>,
-    /// The handler that "" stands for.
-    pub default_handler: String,
     /// Facts of the node that specs are made with.
     pub node: NodeFacts,
     /// The node's host name.
@@ -62,6 +58,12 @@ pub struct Handler {
     pub options: Option<ShimOptions>,
     /// How the shim is given the sandbox.
     pub sandbox: SandboxMode,
+    /// It runs privileged pods.
+    pub privileged: bool,
+    /// Where its own CNI configurations lie; none: the node's.
+    pub cni_conf_dir: Option<PathBuf>,
+    /// The OCI spec that its containers begin with.
+    pub base_spec: Option<serde_json::Value>,
     /// What its runtime can do, and what is passed on to it.
     pub facts: HandlerFacts,
 }

@@ -16,6 +16,7 @@ use berth_shim_client::{Event, Events, Form, Shim};
 
 use crate::carry::Carriers;
 use crate::figures::Figures;
+use crate::handlers::Handlers;
 use crate::kept::Budget;
 use crate::leftovers::Leftovers;
 use crate::registry::Registry;
@@ -25,6 +26,7 @@ use crate::shim_log::ShimLogs;
 /// The parts of the node.
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
+    pub(crate) handlers: Handlers,
     pub(crate) images: Store,
     pub(crate) network: Arc<Network>,
     pub(crate) cgroups: Cgroups,
@@ -53,6 +55,8 @@ pub(crate) struct Shared {
     ear: std::sync::OnceLock<Events>,
     /// What each shim's binary reads on stdin, where it is not the usual.
     forms: Mutex<HashMap<PathBuf, Form>>,
+    /// The networks of handlers with CNI configurations of their own, by their directory.
+    networks: Mutex<HashMap<PathBuf, Arc<Network>>>,
     /// One connection per pod.
     shims: Mutex<HashMap<SandboxId, Shim>>,
     /// Who dials a pod's shim now; the others wait for it.
@@ -64,6 +68,7 @@ pub(crate) struct Shared {
 /// The parts that the caller makes.
 pub(crate) struct Made {
     pub(crate) settings: Settings,
+    pub(crate) handlers: Handlers,
     pub(crate) images: Store,
     pub(crate) network: Arc<Network>,
     pub(crate) cgroups: Cgroups,
@@ -79,6 +84,7 @@ impl Shared {
         let wall = Nanos::try_from(since_epoch.as_nanos()).unwrap_or(Nanos::MAX);
         Self {
             settings: made.settings,
+            handlers: made.handlers,
             images: made.images,
             network: made.network,
             cgroups: made.cgroups,
@@ -97,6 +103,7 @@ impl Shared {
             ooms: Mutex::default(),
             ear: std::sync::OnceLock::new(),
             forms: Mutex::default(),
+            networks: Mutex::new(HashMap::new()),
             shims: Mutex::new(HashMap::new()),
             dials: Mutex::new(HashMap::new()),
             tokens: AtomicU64::new(1),
@@ -123,6 +130,22 @@ impl Shared {
     /// A token for a caller.
     pub(crate) fn token(&self) -> Token {
         self.tokens.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Drops the settings of handlers that are not on offer any more and have no pods left.
+    pub(crate) fn tidy_handlers(&self) {
+        self.handlers.tidy(|| {
+            let mut needed = self.registry.settings()?;
+            needed.extend(self.leftovers.settings());
+            Some(needed)
+        });
+    }
+
+    /// The network whose configurations lie here.
+    pub(crate) fn network_of(&self, conf_dir: &Path) -> Arc<Network> {
+        let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = || Arc::new(self.network.beside(conf_dir.to_owned()));
+        Arc::clone(networks.entry(conf_dir.to_owned()).or_insert_with(make))
     }
 
     fn shims(&self) -> std::sync::MutexGuard<'_, HashMap<SandboxId, Shim>> {

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use crate::convert::Fail as _;
 use crate::effect::cancel;
 use crate::effect::{Context, SHIMS, connection};
+use crate::handlers::{Handlers, Offered};
 use crate::layout::{Layout, below};
 use crate::settings::Settings;
 use crate::shared::{Made, Shared};
@@ -27,6 +28,8 @@ use crate::{Error, exec, leftovers, picture, pod_task};
 pub struct Parts {
     /// Places and policies.
     pub settings: Settings,
+    /// The handlers.
+    pub handlers: Offered,
     /// The images.
     pub images: Store,
     /// The network.
@@ -57,8 +60,11 @@ pub(crate) async fn start(parts: Parts) -> Result<Arc<Shared>, Error> {
     let (records, loaded) =
         Records::open(&path, &mirror).map_err(|why| Error::new(Kind::Broken, why.to_string()))?;
     tell(&loaded);
+    let handlers = Handlers::open(&settings.state_dir);
+    handlers.offer(parts.handlers);
     let shared = Arc::new(Shared::new(Made {
         settings: parts.settings,
+        handlers,
         images: parts.images,
         network: parts.network,
         cgroups: parts.cgroups,
@@ -73,6 +79,7 @@ pub(crate) async fn start(parts: Parts) -> Result<Arc<Shared>, Error> {
     let all_read = loaded.unreadable.is_empty();
     let stray = Stray::find(&shared, &known).await;
     let live = adopt(&shared, loaded).await;
+    shared.tidy_handlers();
     tokio::spawn(leftovers::run(Arc::clone(&shared)));
     if all_read {
         tokio::spawn(sweep(Arc::clone(&shared), known, stray));
@@ -234,7 +241,7 @@ async fn end_orphans(shared: Arc<Shared>, live: Vec<Arc<PodRecord>>) {
         pods.spawn(async move {
             let (queue, _) = mpsc::unbounded_channel();
             let (_cancel, canceled) = cancel();
-            let context = Context { shared, record: Arc::clone(&record), queue, canceled };
+            let context = Context::new(&shared, &record, queue, canceled);
             for c in record.containers.values().filter(|c| c.running()) {
                 exec::end_orphans(&context, &c.id).await;
             }
@@ -247,7 +254,7 @@ async fn end_orphans(shared: Arc<Shared>, live: Vec<Arc<PodRecord>>) {
 async fn contact(shared: Arc<Shared>, record: Arc<PodRecord>) {
     let (queue, _) = mpsc::unbounded_channel();
     let (_cancel, canceled) = cancel();
-    let context = Context { shared, record: Arc::clone(&record), queue, canceled };
+    let context = Context::new(&shared, &record, queue, canceled);
     let reached = connection(&context).await;
     for c in record.containers.values().filter(|c| c.running()) {
         let ended = match &reached {

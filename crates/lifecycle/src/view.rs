@@ -10,6 +10,8 @@ use berth_pod::spec::{ContainerSpec, SandboxSpec};
 use berth_pod::{ContainerId, SandboxId};
 use serde::Serialize;
 
+use crate::settings::Handler;
+
 /// A pod as it stands: its record, which pictures, jobs and the loop share, and what it does not say.
 #[derive(Clone, Debug)]
 pub struct PodView {
@@ -112,9 +114,48 @@ impl ContainerView {
     }
 }
 
+/// A handler for the operator.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct HandlerReport {
+    /// Its name.
+    pub name: String,
+    /// It is the one for pods that ask for none.
+    pub default: bool,
+    /// Why it cannot be used; none if it can.
+    pub broken: Option<String>,
+    /// Its shim.
+    pub shim: String,
+    /// The OCI runtime that our own shim drives.
+    pub runtime: String,
+    /// It makes mounts read-only with all below them.
+    pub recursive_read_only_mounts: bool,
+    /// It id-maps mounts, without which a pod gets no user namespace.
+    pub user_namespaces: bool,
+    /// It runs privileged pods.
+    pub privileged: bool,
+}
+
+impl HandlerReport {
+    pub(crate) fn of(name: &str, default: bool, handler: &Handler) -> Self {
+        let runtime = handler.runtime.as_ref().map(|runtime| runtime.display().to_string());
+        Self {
+            name: name.to_owned(),
+            default,
+            broken: None,
+            shim: handler.shim.display().to_string(),
+            runtime: runtime.unwrap_or_default(),
+            recursive_read_only_mounts: handler.facts.recursive_read_only,
+            user_namespaces: handler.facts.id_mapped_mounts,
+            privileged: handler.privileged,
+        }
+    }
+}
+
 /// The whole node for the operator: `berth status`.
 #[derive(Clone, Debug, Serialize)]
 pub struct NodeReport {
+    /// The handlers that pods can be begun with, broken ones included.
+    pub handlers: Vec<HandlerReport>,
     /// Every pod, those not listed included.
     pub pods: Vec<PodReport>,
     /// What could not be released and is still tried.

@@ -12,6 +12,7 @@
 //! ```
 
 mod annotations;
+mod base;
 mod capability;
 mod cgroup_path;
 mod container;
@@ -30,6 +31,7 @@ pub mod spec;
 mod syscalls;
 pub mod user;
 
+pub use base::over_base;
 pub use capability::CapabilitySet;
 pub use cgroup_path::cgroups_path;
 pub use container::container_spec;

@@ -251,6 +251,10 @@ pub struct PodRecord {
     pub spec: Arc<Admitted<SandboxSpec>>,
     /// The configured handler it runs by.
     pub handler: String,
+    /// The settings of that handler when the pod was begun: the name that they are kept under.
+    /// "" of a pod of a version that kept none.
+    #[serde(default)]
+    pub settings: String,
     /// When its creation was asked for, ns since the epoch.
     pub created_at: i64,
     /// The wish.
@@ -310,6 +314,7 @@ impl PodRecord {
             boot_id,
             spec: Arc::new(spec),
             handler,
+            settings: String::new(),
             created_at: now,
             wish: PodWish::Run,
             answered: false,

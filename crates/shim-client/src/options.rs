@@ -1,6 +1,8 @@
-//! The options of shims by others: two messages, of which each shim takes one.
+//! The options of shims by others, two messages of which each shim takes one; and what a shim says
+//! of itself.
 
-use berth_proto::{runc_options, runtime_options};
+use berth_proto::{runc_options, runtime_options, types};
+use protobuf::Message as _;
 
 use crate::{Any, Error, Result};
 
@@ -86,6 +88,36 @@ impl RuntimeOptions {
                 ..runtime_options::Options::default()
             },
         )
+    }
+}
+
+/// What a shim says of itself when it is run with `-info`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuntimeInfo {
+    /// Its name: a runtime type.
+    pub name: String,
+    /// What its runtime can do: the OCI features structure, as JSON.
+    pub features: Option<Any>,
+}
+
+impl RuntimeInfo {
+    /// Reads the answer.
+    ///
+    /// # Errors
+    /// It is no such message.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let info = types::RuntimeInfo::parse_from_bytes(bytes)
+            .map_err(|e| Error::Answer { problem: format!("to -info: {e}") })?;
+        Ok(Self { name: info.name, features: info.features.into_option().map(Any::from) })
+    }
+}
+
+impl Any {
+    /// Encoded, as a shim reads its options on stdin; nothing of an empty one.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        // Fails only beyond 2 GiB.
+        self.into_wire().write_to_bytes().unwrap_or_default()
     }
 }
 

@@ -43,9 +43,12 @@ fn page(status: &Value) -> String {
     }
     for handler in list(&status["handlers"]) {
         let default = if handler["default"] == true { " (default)" } else { "" };
-        let (name, shim) = (word(&handler["name"]), word(&handler["shim"]));
-        let _ =
-            writeln!(page, "handler       {name}{default}: {shim}, {}", word(&handler["runtime"]));
+        let name = word(&handler["name"]);
+        let state = match handler["broken"].as_str() {
+            Some(why) => format!("broken: {why}"),
+            None => [&handler["shim"], &handler["runtime"]].map(word).join(" "),
+        };
+        let _ = writeln!(page, "handler       {name}{default}: {}", state.trim_end());
     }
     let pods = list(&status["pods"]);
     let _ = writeln!(page, "images        {}\npods          {}", status["images"], pods.len());
@@ -141,7 +144,10 @@ mod tests {
         let page = page(&json!({
             "version": "0.1.0", "pid": 7, "uptime_seconds": 90, "images": 3,
             "conditions": [{"name": "NetworkReady", "holds": false, "message": "no network"}],
-            "handlers": [{"name": "berth", "default": true, "shim": "/s", "runtime": "/r"}],
+            "handlers": [
+                {"name": "berth", "default": true, "broken": null, "shim": "/s", "runtime": "/r"},
+                {"name": "kata", "default": false, "broken": "shim: gone", "shim": ""},
+            ],
             "pods": [{
                 "id": "0123456789abcdef", "namespace": "default", "name": "web", "attempt": 1,
                 "handler": "berth", "ready": false, "listed": false, "wish": "run",
@@ -157,7 +163,8 @@ mod tests {
         for line in [
             "berth 0.1.0, pid 7, up 90 s",
             "NetworkReady  no: no network",
-            "handler       berth (default): /s, /r",
+            "handler       berth (default): /s /r",
+            "handler       kata: broken: shim: gone",
             "0123456789abc default/web attempt 1: being created, handler berth, wish run",
             "  holdings  cgroup=held network=intended",
             "  working   acquire.network for 2.3 s, 1 failures, the last: plugin said no",

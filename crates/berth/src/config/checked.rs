@@ -28,6 +28,8 @@ pub(crate) struct Config {
     pub(crate) cgroup_parent: String,
     pub(crate) pods: file::Pods,
     pub(crate) handlers: BTreeMap<String, HandlerConfig>,
+    /// What is installed is offered, too.
+    pub(crate) find_handlers: bool,
     pub(crate) helper: String,
     pub(crate) network: NetworkConfig,
     pub(crate) images: ImagesConfig,
@@ -70,7 +72,7 @@ pub(super) struct Check<'a> {
 }
 
 /// Checks every value; `place` tells where a key was set, for refusals.
-pub(crate) fn check(file: &File, place: Place<'_>) -> Result<Config, Error> {
+pub(crate) fn check(file: &File, find_handlers: bool, place: Place<'_>) -> Result<Config, Error> {
     let check = Check { place };
     let state = check.absolute("state", &file.state)?;
     Ok(Config {
@@ -83,6 +85,7 @@ pub(crate) fn check(file: &File, place: Place<'_>) -> Result<Config, Error> {
         cgroup_parent: check.cgroups(&file.cgroups)?,
         pods: check.pods(file)?,
         handlers: check.handlers(file, &state)?,
+        find_handlers,
         helper: check.program("helper.path", &file.helper.path)?,
         network: check.network(&file.network)?,
         images: check.images(&file.images)?,

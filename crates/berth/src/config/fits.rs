@@ -1,6 +1,7 @@
 //! Does a configuration fit this node: are the programs there, are the places free?
 //!
-//! Asked before the daemon starts and by `berth config check`, so that both say the same.
+//! Asked before the daemon starts and by `berth config check`, so that both say the same. Handlers
+//! are no part of it: a broken one concerns its own pods.
 
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
@@ -19,21 +20,7 @@ pub(super) fn check(config: &Config, place: &dyn Fn(&str) -> String) -> Result<(
         let (at, key, value) = (place(key), key.to_owned(), format!("{value:?}"));
         Err(Error::Value { at, key, value, advice: advice.to_owned() })
     };
-    for (name, handler) in &config.handlers {
-        let key = format!("handlers.{name}.shim");
-        if find::program(&handler.shim, &key).is_err() {
-            return refuse(&key, &handler.shim, NO_PROGRAM);
-        }
-        let key = format!("handlers.{name}.runtime");
-        if find::oci_runtime(handler.runtime.as_deref(), &key).is_err() {
-            let advice = match handler.runtime {
-                Some(_) => NO_PROGRAM,
-                None => "neither crun nor runc is on PATH: install one of them",
-            };
-            return refuse(&key, &handler.runtime.as_deref().unwrap_or_default(), advice);
-        }
-    }
-    if find::program(&config.helper, "helper.path").is_err() {
+    if find::program(&config.helper).is_none() {
         return refuse("helper.path", &config.helper, NO_PROGRAM);
     }
     for (key, directory) in [("root", &config.root), ("state", &config.state)] {

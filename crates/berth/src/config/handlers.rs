@@ -26,6 +26,8 @@ pub(crate) struct HandlerConfig {
     pub(crate) runtime: Option<String>,
     pub(crate) runtime_root: PathBuf,
     pub(crate) options: Option<ShimOptions>,
+    /// The OCI runtime that a shim of runc's kind drives, by its options.
+    pub(crate) binary_name: Option<String>,
     pub(crate) pod_annotations: Vec<String>,
     pub(crate) container_annotations: Vec<String>,
     pub(crate) base_spec: Option<PathBuf>,
@@ -35,8 +37,28 @@ pub(crate) struct HandlerConfig {
     pub(crate) privileged_without_host_devices: bool,
 }
 
+impl HandlerConfig {
+    /// A handler of which only the shim is said.
+    pub(crate) fn plain(shim: String, runtime_root: PathBuf) -> Self {
+        Self {
+            shim,
+            runtime: None,
+            runtime_root,
+            options: None,
+            binary_name: None,
+            pod_annotations: Vec::new(),
+            container_annotations: Vec::new(),
+            base_spec: None,
+            cni_conf_dir: None,
+            sandbox: SandboxMode::Auto,
+            privileged: true,
+            privileged_without_host_devices: false,
+        }
+    }
+}
+
 /// May a handler have this name?
-pub(crate) fn is_name(name: &str) -> bool {
+pub(crate) fn is_handler_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     !name.is_empty() && name.len() <= NAME_MAX && name.chars().all(plain)
 }
@@ -57,6 +79,12 @@ pub(crate) fn shim_name(binary: &str) -> Option<(&str, &str)> {
     file.strip_prefix("containerd-shim-")?.rsplit_once('-')
 }
 
+/// As the options have it, which are checked elsewhere.
+fn binary_name(options: &toml::Table) -> Option<String> {
+    let given = ["binary_name", "BinaryName"].iter().find_map(|key| options.get(*key))?;
+    given.as_str().filter(|name| !name.is_empty()).map(str::to_owned)
+}
+
 impl Check<'_> {
     /// Every handler of a file.
     pub(super) fn handlers(
@@ -66,7 +94,7 @@ impl Check<'_> {
     ) -> Result<BTreeMap<String, HandlerConfig>, Error> {
         let mut handlers = BTreeMap::new();
         for (name, given) in &file.handlers {
-            if !is_name(name) {
+            if !is_handler_name(name) {
                 let advice = "name it with at most 63 lower-case letters, digits and '-'";
                 return self.refuse(&format!("handlers.{name}"), name, advice);
             }
@@ -98,6 +126,7 @@ impl Check<'_> {
                 Some(path) => path,
             },
             options: self.options(name, given, &shim)?,
+            binary_name: binary_name(&given.options),
             pod_annotations: self.patterns(&key("pod_annotations"), &given.pod_annotations)?,
             container_annotations: self
                 .patterns(&key("container_annotations"), &given.container_annotations)?,

@@ -14,11 +14,14 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use checked::{Config, check};
 pub(crate) use file::{File, Format};
-pub(crate) use handlers::{HandlerConfig, shim_name};
+pub(crate) use handlers::{HandlerConfig, OUR_SHIM, is_handler_name, shim_name};
 pub(crate) use source::Source;
 
 /// Where the configuration is when nothing else is said.
 pub(crate) const DEFAULT_PATH: &str = "/etc/berth/config.toml";
+
+/// The handler that is there without being configured.
+const BUILT_IN_HANDLER: &str = "berth";
 
 /// Every key with its default and what it means.
 pub(crate) const DEFAULT_TEXT: &str = include_str!("default.toml");
@@ -96,7 +99,13 @@ impl Loaded {
 
     /// The checked configuration.
     pub(crate) fn check(&self) -> Result<Config, Error> {
-        check(&self.file, &|key| self.place(key))
+        check(&self.file, self.find_handlers(), &|key| self.place(key))
+    }
+
+    /// As [`Loaded::check`], with the places of a daemon that runs: they cannot change.
+    pub(crate) fn check_running(mut self, running: &Config) -> Result<Config, Error> {
+        self.file.state = running.state.display().to_string();
+        self.check()
     }
 
     /// The checked configuration, if it fits this node too.
@@ -106,8 +115,17 @@ impl Loaded {
         Ok(config)
     }
 
+    /// No file has a handler of its own, only perhaps something about the one there is anyway:
+    /// then what is installed is found.
+    fn find_handlers(&self) -> bool {
+        let tables =
+            |source: &Source| source.table.get("handlers").and_then(|t| t.as_table().cloned());
+        let mut names = self.sources.iter().filter_map(tables).flat_map(|table| table.into_iter());
+        names.all(|(name, _)| name == BUILT_IN_HANDLER)
+    }
+
     /// Which file and line said this last.
-    fn place(&self, key: &str) -> String {
+    pub(crate) fn place(&self, key: &str) -> String {
         let found = self.sources.iter().rev().find_map(|source| source.place(key));
         found.unwrap_or_else(|| "default".to_owned())
     }
@@ -116,6 +134,14 @@ impl Loaded {
     pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
         self.sources.iter().skip(1).map(|source| source.path.as_path())
     }
+}
+
+/// Every file that a configuration is read from, there or not.
+pub(crate) fn places(given: Option<&Path>) -> Vec<PathBuf> {
+    let path = given.unwrap_or(Path::new(DEFAULT_PATH));
+    let mut places = vec![path.to_owned()];
+    places.extend(drop_ins(path).unwrap_or_default());
+    places
 }
 
 /// `config.toml.d/*.toml` beside `config.toml`, by name.
@@ -150,6 +176,13 @@ fn merge(below: &mut toml::Table, above: toml::Table) {
             }
         }
     }
+}
+
+/// Every key at its default.
+#[cfg(test)]
+pub(crate) fn default_config() -> Config {
+    let source = Source::parse("default".into(), DEFAULT_TEXT.to_owned()).unwrap();
+    Loaded::of(vec![source]).unwrap().check().unwrap()
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! What the node and its OCI runtimes can do, found out once at start.
+//! What the node and its OCI runtimes can do, asked of them.
 
 mod device;
 mod node;
 mod runtime;
 
 pub(crate) use node::node;
-pub(crate) use runtime::{RuntimeFacts, runtime};
+pub(crate) use runtime::{Memory, RuntimeFacts, ShimFacts};

@@ -1,11 +1,14 @@
-//! What an OCI runtime can do: what it says itself, or what its version is known for.
+//! What an OCI runtime or a shim can do: what it says itself, or what its version is known for.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_job::Job;
+use berth_lifecycle::ShimOptions;
+use berth_shim_client::{Any, RuntimeInfo};
 use berth_sys::spawn::Spawn;
 use serde::{Deserialize, Serialize};
 
@@ -38,56 +41,129 @@ struct Identity {
     changed: (i64, i64),
 }
 
-/// What runtimes have answered, by their paths.
-type Memory = BTreeMap<PathBuf, (Identity, RuntimeFacts)>;
-
-/// What the runtime at `path` can do. It is asked once for each boot, and again when it is another
-/// file: `memory` keeps the answers, and a daemon that starts again does not wait for them.
-pub(crate) async fn runtime(path: &Path, memory: &Path) -> RuntimeFacts {
-    let known: Memory = std::fs::read(memory)
-        .ok()
-        .and_then(|t| serde_json::from_slice(&t).ok())
-        .unwrap_or_default();
-    let identity = std::fs::metadata(path).ok().map(|file| Identity {
-        device: file.dev(),
-        inode: file.ino(),
-        size: file.size(),
-        changed: (file.ctime(), file.ctime_nsec()),
-    });
-    if let (Some(identity), Some((then, facts))) = (&identity, known.get(path))
-        && identity == then
-    {
-        return *facts;
-    }
-    let Some(facts) = asked(path).await else { return RuntimeFacts::default() };
-    if let Some(identity) = identity {
-        remember(memory, known, (path, identity, facts));
-    }
-    facts
+/// What a shim says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ShimFacts {
+    /// Its name; "" if it does not say.
+    pub(crate) name: String,
+    /// What the runtime behind it can do, as far as it says.
+    pub(crate) runtime: RuntimeFacts,
 }
 
-/// What cannot be written is asked again the next time.
-fn remember(memory: &Path, mut known: Memory, (path, of, facts): (&Path, Identity, RuntimeFacts)) {
-    known.insert(path.to_owned(), (of, facts));
-    let new = memory.with_extension("new");
-    if serde_json::to_vec(&known).is_ok_and(|text| std::fs::write(&new, text).is_ok()) {
-        let _ = std::fs::rename(&new, memory);
+/// What has been answered, by whom: a program's path and what it was asked.
+type Known = BTreeMap<String, (Identity, ShimFacts)>;
+
+/// The answers of this boot. Each program is asked once, and again when it is another file: a
+/// daemon that starts again does not wait for them.
+pub(crate) struct Memory {
+    path: PathBuf,
+    known: Mutex<Known>,
+}
+
+impl Memory {
+    /// What is remembered here; what cannot be read is asked again.
+    pub(crate) fn read(path: PathBuf) -> Self {
+        let text = std::fs::read(&path).ok();
+        let known = text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        Self { path, known: Mutex::new(known) }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the OCI runtime at `path` can do, or why it does not say.
+    pub(crate) async fn runtime(&self, path: &Path) -> Result<RuntimeFacts, String> {
+        let asked = async {
+            let name = String::new();
+            asked(path).await.map(|runtime| ShimFacts { name, runtime })
+        };
+        self.recall(path, format!("runtime {}", path.display()), asked)
+            .await
+            .map(|facts| facts.runtime)
+    }
+
+    /// What the shim at `path` says of itself, or why it cannot be run at all. Many shims know no
+    /// `-info`, which is no fault of theirs.
+    pub(crate) async fn shim(
+        &self,
+        path: &Path,
+        options: Option<&ShimOptions>,
+    ) -> Result<ShimFacts, String> {
+        let options = options.map_or_else(Any::default, |options| options.clone().into());
+        let given = options.clone().into_bytes();
+        let key = format!("shim {} {given:x?}", path.display());
+        self.recall(path, key, info(path, given)).await
+    }
+
+    async fn recall(
+        &self,
+        path: &Path,
+        key: String,
+        ask: impl Future<Output = Result<ShimFacts, String>>,
+    ) -> Result<ShimFacts, String> {
+        let identity = std::fs::metadata(path).ok().map(|file| Identity {
+            device: file.dev(),
+            inode: file.ino(),
+            size: file.size(),
+            changed: (file.ctime(), file.ctime_nsec()),
+        });
+        if let (Some(identity), Some((then, facts))) = (&identity, self.known().get(&key))
+            && identity == then
+        {
+            return Ok(facts.clone());
+        }
+        let facts = ask.await?;
+        if let Some(identity) = identity {
+            self.known().insert(key, (identity, facts.clone()));
+        }
+        Ok(facts)
+    }
+
+    /// Writes it down. What cannot be written is asked again the next time.
+    pub(crate) fn save(&self) {
+        let new = self.path.with_extension("new");
+        let text = serde_json::to_vec(&*self.known());
+        if text.is_ok_and(|text| std::fs::write(&new, text).is_ok()) {
+            let _ = std::fs::rename(&new, &self.path);
+        }
     }
 }
 
 /// Asks `<runtime> features`, and if it does not know that, `<runtime> --version`.
-async fn asked(path: &Path) -> Option<RuntimeFacts> {
-    if let Some(said) = ask(path, "features").await
+async fn asked(path: &Path) -> Result<RuntimeFacts, String> {
+    if let Ok(said) = ask(path, "features").await
         && let Some(facts) = of_features(&said)
     {
-        return Some(facts);
+        return Ok(facts);
     }
-    ask(path, "--version").await.map(|said| of_version(&said))
+    let said = ask(path, "--version").await?;
+    Ok(of_version(&said))
 }
 
-async fn ask(path: &Path, argument: &str) -> Option<String> {
-    let outcome = Job::new(Spawn::new(path).arg(argument), DEADLINE).run().await.ok()?;
-    String::from_utf8(outcome.success().ok()?.stdout).ok()
+async fn ask(path: &Path, argument: &str) -> Result<String, String> {
+    let outcome = Job::new(Spawn::new(path).arg(argument), DEADLINE).run().await;
+    match outcome.and_then(berth_job::Outcome::success) {
+        Ok(outcome) => Ok(String::from_utf8_lossy(&outcome.stdout).into_owned()),
+        Err(why) => Err(format!("`{} {argument}` fails: {why}", path.display())),
+    }
+}
+
+/// Asks `<shim> -info`.
+async fn info(path: &Path, options: Vec<u8>) -> Result<ShimFacts, String> {
+    let job = Job::new(Spawn::new(path).arg("-info"), DEADLINE).stdin(options);
+    let outcome = match job.run().await {
+        Ok(outcome) => outcome,
+        Err(berth_job::Error::TimedOut { .. }) => {
+            tracing::warn!(shim = %path.display(), "the shim does not answer -info: what it can do is not known");
+            return Ok(ShimFacts::default());
+        }
+        Err(why) => return Err(format!("{} cannot be run: {why}", path.display())),
+    };
+    let Ok(outcome) = outcome.success() else { return Ok(ShimFacts::default()) };
+    let Ok(info) = RuntimeInfo::parse(&outcome.stdout) else { return Ok(ShimFacts::default()) };
+    let features = info.features.and_then(|any| of_features(&String::from_utf8_lossy(&any.value)));
+    Ok(ShimFacts { name: info.name, runtime: features.unwrap_or_default() })
 }
 
 /// The part of the OCI features structure that we read.
@@ -171,16 +247,56 @@ mod tests {
             std::fs::rename(new, &path).unwrap();
         };
         let asked = || std::fs::read_to_string(dir.path().join("asked")).unwrap().lines().count();
+        let rro = async || {
+            let memory = Memory::read(memory.clone());
+            let facts = memory.runtime(&path).await.unwrap();
+            memory.save();
+            facts.recursive_read_only
+        };
         write("rro");
         for _ in 0..2 {
-            assert!(runtime(&path, &memory).await.recursive_read_only);
+            assert!(rro().await);
         }
         assert_eq!(asked(), 1);
         write("bind");
-        assert!(!runtime(&path, &memory).await.recursive_read_only);
+        assert!(!rro().await);
         assert_eq!(asked(), 2);
         std::fs::write(&memory, "no memory").unwrap();
-        assert!(!runtime(&path, &memory).await.recursive_read_only);
+        assert!(!rro().await);
         assert_eq!(asked(), 3);
+    }
+
+    fn script(dir: &Path, text: &str) -> PathBuf {
+        let path = dir.join("program");
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn a_runtime_that_answers_nothing_is_told_of_and_asked_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = script(dir.path(), "#!/bin/sh\necho out of order >&2\nexit 3\n");
+        let memory = Memory::read(dir.path().join("memory"));
+        let why = memory.runtime(&path).await.unwrap_err();
+        assert!(why.contains("--version") && why.contains("out of order"), "{why}");
+        assert!(memory.known().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_shim_says_its_name_and_what_its_runtime_can_do_if_it_knows_info() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = || Memory::read(dir.path().join("memory"));
+        // RuntimeInfo: field 1, the name; field 4, an Any whose field 2 is JSON.
+        let said = r#"printf '\012\003abc\042\033\022\031{"mountOptions":["rro"] }'"#;
+        let path = script(dir.path(), &format!("#!/bin/sh\n[ $1 = -info ] && {said}\n"));
+        let facts = memory().shim(&path, None).await.unwrap();
+        assert_eq!((facts.name.as_str(), facts.runtime.recursive_read_only), ("abc", true));
+        let path = script(dir.path(), "#!/bin/sh\necho unknown flag\nexit 2\n");
+        assert_eq!(memory().shim(&path, None).await, Ok(ShimFacts::default()));
+        let path = script(dir.path(), "no program");
+        let why = memory().shim(&path, None).await.unwrap_err();
+        assert!(why.contains("cannot be run"), "{why}");
     }
 }

@@ -2,13 +2,16 @@
 //!
 //! ```text
 //!   configuration ─▶ log ─▶ lock ─▶ parts of the node ─▶ pods adopted ─▶ socket ─▶ READY
-//!   SIGHUP: the log's level is read again      SIGTERM, SIGINT: calls end, containers stay
+//!   SIGHUP, files changed: handlers and the log's level are read again
+//!   SIGTERM, SIGINT: calls end, containers stay
 //! ```
 
+mod conditions;
 mod lock;
 mod logging;
 mod network_watch;
 mod notify;
+mod reload;
 mod rest;
 mod services;
 mod socket;
@@ -29,6 +32,7 @@ use crate::metrics;
 use lock::Lock;
 use logging::Level;
 use notify::Notify;
+use reload::Reload;
 use services::Services;
 pub(crate) use socket::{TEMPORARY, group_id};
 use wire::Wired;
@@ -78,7 +82,7 @@ pub(crate) fn run(path: Option<&Path>) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the daemon's threads")?;
-    let end = runtime.block_on(serve(&config, path, &level));
+    let end = runtime.block_on(serve(&config, path, level));
     // Jobs go on and are fenced by the next daemon: half a DEL leaves what no other DEL finds.
     berth_job::leave_running();
     // A thread that waits for the disk must not hold the end up: its work is saved or repeated.
@@ -91,13 +95,13 @@ fn workers() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4)
 }
 
-async fn serve(config: &Config, path: Option<&Path>, level: &Level) -> anyhow::Result<()> {
+async fn serve(config: &Config, path: Option<&Path>, level: Level) -> anyhow::Result<()> {
     let mut locks = Vec::new();
     for (key, directory) in [("root", &config.root), ("state", &config.state)] {
         make_own(directory).with_context(|| format!("{key} cannot be used"))?;
         locks.push(Lock::take(&directory.join("lock"), key)?);
     }
-    let notify = Notify::from_environment();
+    let notify = Arc::new(Notify::from_environment());
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "berth starts");
     let wired = Box::pin(wire::wire(config)).await?;
     if let Some(parent) = config.socket.parent() {
@@ -108,11 +112,15 @@ async fn serve(config: &Config, path: Option<&Path>, level: &Level) -> anyhow::R
     if let Some(address) = config.metrics {
         start_metrics(address, &wired).await;
     }
+    let reload = Reload::new(path, config, level, Arc::clone(&notify), wired.node.clone());
+    let reload_now = reload.asked();
     tracing::info!(socket = %config.socket.display(), "serving CRI");
     let network = Arc::clone(&wired.network);
     let server = tokio::spawn(answer(listener, wired, stop.clone()));
     notify.ready();
-    wait_for_the_end(path, level, &notify).await?;
+    let reload = tokio::spawn(reload.run());
+    wait_for_the_end(&reload_now).await?;
+    reload.abort();
     notify.stopping();
     stop.cancel();
     let end = async {
@@ -171,11 +179,7 @@ async fn start_metrics(address: std::net::SocketAddr, wired: &Wired) {
     }
 }
 
-async fn wait_for_the_end(
-    path: Option<&Path>,
-    level: &Level,
-    notify: &Notify,
-) -> anyhow::Result<()> {
+async fn wait_for_the_end(reload_now: &tokio::sync::Notify) -> anyhow::Result<()> {
     let listen = |kind| signal(kind).context("cannot listen for signals");
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
@@ -184,23 +188,7 @@ async fn wait_for_the_end(
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
-            _ = hang_up.recv() => reload(path, level, notify),
+            _ = hang_up.recv() => reload_now.notify_one(),
         }
-    }
-}
-
-/// Reads the configuration again. What cannot change in a running daemon stays as it is.
-fn reload(path: Option<&Path>, level: &Level, notify: &Notify) {
-    let read = Loaded::read(path).and_then(|loaded| loaded.check());
-    let result = read.map_err(anyhow::Error::from).and_then(|config| {
-        level.set(&config.log_level)?;
-        Ok(config.log_level)
-    });
-    match result {
-        Ok(level) => {
-            tracing::info!(level, "configuration read again: the log's level is in effect");
-            notify.status("serving CRI; configuration read again");
-        }
-        Err(error) => tracing::error!(%error, "configuration not taken: the old one stays"),
     }
 }

@@ -1,26 +1,28 @@
 //! The parts of the node, put together.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use berth_cgroup::Cgroups;
 use berth_cni::{Network, Rendered};
-use berth_cri::{Condition, Conditions, Cri, Handler, Parts};
+use berth_cri::{Conditions, Cri, Parts};
 use berth_image::Store;
-use berth_lifecycle::{Node, Settings, ShimKind};
-use berth_oci::facts::{HandlerFacts, NodeFacts};
+use berth_lifecycle::{Node, Offered, Settings};
+use berth_oci::facts::NodeFacts;
 use berth_proto::node::v1::node_server::NodeServer;
 
+use super::conditions;
 use super::network_watch::NetworkWatch;
 use super::rest::Rest;
-use crate::config::{Config, HandlerConfig, shim_name};
-use crate::facts::{self, RuntimeFacts};
+use crate::config::Config;
+use crate::facts;
 use crate::find;
+use crate::handlers;
 use crate::metrics::{self, Calls};
-use crate::node_service::{HandlerStatus, NodeService};
+use crate::node_service::NodeService;
 
 /// Where every tool looks for network namespaces with a name.
 const NETNS_DIR: &str = "/run/netns";
@@ -37,19 +39,12 @@ pub(super) struct Wired {
     pub(super) cri: Cri,
     /// Berth's own service.
     pub(super) node_service: NodeServer<NodeService>,
+    /// The pods.
+    pub(super) node: Node,
     /// Metrics, as text.
     pub(super) gather: metrics::Gather,
     /// The network, whose plugins the end of the daemon waits for.
     pub(super) network: Arc<Network>,
-}
-
-/// A configured handler with what was found out about it.
-struct Found {
-    name: String,
-    config: HandlerConfig,
-    shim: PathBuf,
-    runtime: PathBuf,
-    facts: RuntimeFacts,
 }
 
 /// Makes the parts; when it returns, the pods of before are listed.
@@ -59,16 +54,18 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
     let plugins = berth_lifecycle::plugins_cgroup(&cgroups, &config.cgroup_parent)?.enter_files();
     let facts = facts::node(config, &cgroups)?;
     let user_namespaces = facts.kernel >= ID_MAPPED_LAYERS;
-    let handlers = handlers(config).await?;
+    let looked = handlers::look_at_all(config).await;
+    let offered = handlers::offer(looked, &config.pods.default_handler, &Offered::default());
     // Pulls from other hosts work all the same: those from this one will say it again.
     if let Err(error) = berth_image::check_hosts(&config.images.hosts_dir) {
         tracing::error!(%error, "a registry's configuration cannot be used");
     }
     let images = Store::open(image_options(config)).await.context("cannot open the image store")?;
     let network = Arc::new(Network::new(network_settings(config, plugins)));
-    let settings = settings(config, &handlers, facts)?;
+    let settings = settings(config, facts)?;
     let node = Node::start(berth_lifecycle::Parts {
         settings,
+        handlers: offered,
         images: images.clone(),
         network: Arc::clone(&network),
         cgroups: cgroups.clone(),
@@ -77,10 +74,7 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
     .context("cannot take up the pods of this node")?;
     // Its probes are jobs: they begin when the jobs of before have been killed.
     let watch = NetworkWatch::start(Arc::clone(&network));
-    let conditions: Conditions = Arc::new(move || {
-        let watch = watch.clone();
-        Box::pin(async move { vec![runtime_ready(), watch.condition().await] })
-    });
+    let conditions = conditions(&node, watch);
     let calls = Calls::default();
     let cri = Cri::new(Parts {
         node: node.clone(),
@@ -88,7 +82,6 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
         cgroups,
         systemd_cgroups: false,
         user_namespaces,
-        handlers: cri_handlers(config, &handlers),
         version: env!("CARGO_PKG_VERSION"),
         config: verbose_config(config),
         conditions: Arc::clone(&conditions),
@@ -107,32 +100,24 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
     let node_service = NodeServer::new(NodeService {
         node: node.clone(),
         images: images.clone(),
-        handlers: handler_statuses(config, &handlers),
         conditions,
         since,
     })
     .max_encoding_message_size(usize::MAX);
-    Ok(Wired { cri, node_service, gather: gather(node, images, calls), network })
+    let gather = gather(node.clone(), images, calls);
+    Ok(Wired { cri, node_service, node, gather, network })
 }
 
-async fn handlers(config: &Config) -> anyhow::Result<Vec<Found>> {
-    let mut found = Vec::new();
-    let memory = config.state.join("runtimes.json");
-    for (name, handler) in &config.handlers {
-        let shim = find::program(&handler.shim, &format!("handlers.{name}.shim"))?;
-        let key = format!("handlers.{name}.runtime");
-        let runtime = find::oci_runtime(handler.runtime.as_deref(), &key)?;
-        let facts = facts::runtime(&runtime, &memory).await;
-        tracing::info!(
-            handler = name,
-            shim = %shim.display(),
-            runtime = %runtime.display(),
-            ?facts,
-            "handler found"
-        );
-        found.push(Found { name: name.clone(), config: handler.clone(), shim, runtime, facts });
-    }
-    Ok(found)
+/// How the node is, each time that somebody asks.
+fn conditions(node: &Node, watch: NetworkWatch) -> Conditions {
+    let node = node.clone();
+    Arc::new(move || {
+        let (watch, offered) = (watch.clone(), node.handlers());
+        Box::pin(async move {
+            let [runtime, handlers] = conditions::of_handlers(&offered);
+            vec![runtime, watch.condition().await, handlers]
+        })
+    })
 }
 
 fn image_options(config: &Config) -> berth_image::Options {
@@ -168,25 +153,7 @@ fn network_settings(config: &Config, plugins: Vec<PathBuf>) -> berth_cni::Settin
     }
 }
 
-fn settings(config: &Config, found: &[Found], node: NodeFacts) -> anyhow::Result<Settings> {
-    let handler = |found: &Found| berth_lifecycle::Handler {
-        shim: found.shim.clone(),
-        kind: match shim_name(&found.config.shim) {
-            Some((name, _)) if name != "berth" => ShimKind::Other,
-            _ => ShimKind::Berth,
-        },
-        runtime: Some(found.runtime.clone()),
-        runtime_root: found.config.runtime_root.clone(),
-        options: found.config.options.clone(),
-        sandbox: found.config.sandbox,
-        facts: HandlerFacts {
-            recursive_read_only: found.facts.recursive_read_only,
-            id_mapped_mounts: found.facts.id_mapped_mounts,
-            privileged_without_host_devices: found.config.privileged_without_host_devices,
-            pod_annotations: found.config.pod_annotations.clone(),
-            container_annotations: found.config.container_annotations.clone(),
-        },
-    };
+fn settings(config: &Config, node: NodeFacts) -> anyhow::Result<Settings> {
     let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").context("hostname")?;
     // The lowest that may be given: who kills a shim takes its whole pod along.
     let shim_oom_score_adj = node.oom_floor.unwrap_or(-999).try_into().unwrap_or(-999);
@@ -194,11 +161,9 @@ fn settings(config: &Config, found: &[Found], node: NodeFacts) -> anyhow::Result
         state_dir: config.state.clone(),
         root_dir: config.root.clone(),
         netns_dir: NETNS_DIR.into(),
-        helper: find::program(&config.helper, "helper.path")?,
+        helper: find::program(&config.helper).context("helper.path: it is gone")?,
         daemon: std::env::current_exe().context("cannot find our own executable")?,
         cgroup_root: config.cgroup_parent.clone(),
-        handlers: found.iter().map(|found| (found.name.clone(), handler(found))).collect(),
-        default_handler: config.pods.default_handler.clone(),
         node,
         hostname: hostname.trim().to_owned(),
         resolv_conf: "/etc/resolv.conf".into(),
@@ -223,40 +188,6 @@ fn sysctls(config: &Config) -> BTreeMap<String, String> {
     sysctls
 }
 
-/// The default handler stands first, under the name that a pod without a RuntimeClass uses.
-fn cri_handlers(config: &Config, found: &[Found]) -> Vec<Handler> {
-    let one = |name: &str, found: &Found| Handler {
-        name: name.to_owned(),
-        runtime_type: runtime_type(&found.shim),
-        recursive_read_only: found.facts.recursive_read_only,
-        user_namespaces: found.facts.id_mapped_mounts,
-    };
-    let default = found.iter().filter(|found| found.name == config.pods.default_handler);
-    let default = default.map(|found| one("", found));
-    default.chain(found.iter().map(|found| one(&found.name, found))).collect()
-}
-
-/// `containerd-shim-runc-v2` → `io.containerd.runc.v2`, the name that tools know a shim by.
-fn runtime_type(shim: &Path) -> String {
-    let file = shim.file_name().unwrap_or_default().to_string_lossy();
-    match shim_name(&file) {
-        Some((name, version)) => format!("io.containerd.{name}.{version}"),
-        None => file.into_owned(),
-    }
-}
-
-fn handler_statuses(config: &Config, found: &[Found]) -> Vec<HandlerStatus> {
-    let one = |found: &Found| HandlerStatus {
-        name: found.name.clone(),
-        default: found.name == config.pods.default_handler,
-        shim: found.shim.display().to_string(),
-        runtime: found.runtime.display().to_string(),
-        recursive_read_only_mounts: found.facts.recursive_read_only,
-        user_namespaces: found.facts.id_mapped_mounts,
-    };
-    found.iter().map(one).collect()
-}
-
 /// Critest looks for `stateDir` here; the rest is for people.
 fn verbose_config(config: &Config) -> serde_json::Value {
     serde_json::json!({
@@ -266,13 +197,7 @@ fn verbose_config(config: &Config) -> serde_json::Value {
         "cgroupParent": config.cgroup_parent,
         "cniConfDir": config.network.conf_dir,
         "cniBinDirs": config.network.bin_dirs,
-        "defaultHandler": config.pods.default_handler,
     })
-}
-
-/// It was ready before anybody could ask.
-fn runtime_ready() -> Condition {
-    Condition { name: "RuntimeReady", holds: true, reason: String::new(), message: String::new() }
 }
 
 fn set_pod_cidr(network: &Network, cidr: &str) -> Result<(), String> {

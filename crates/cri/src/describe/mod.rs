@@ -8,7 +8,7 @@ mod resources;
 
 pub(crate) use container::{container_entry, container_state, container_status, metadata};
 pub(crate) use image::{filesystem, image};
-pub(crate) use info::{container_info, image_info, pod_info};
+pub(crate) use info::{container_info, image_info, pod_info, runtime_type};
 pub(crate) use pod::{pod_entry, pod_metadata, pod_state, pod_status};
 
 /// Now, in nanoseconds since the epoch, as CRI counts time.

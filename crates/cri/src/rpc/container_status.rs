@@ -19,10 +19,9 @@ pub(crate) async fn container_status(
         // Status is answered even when the bundle that has the spec is gone.
         let spec = node.runtime_spec(container.id().as_str()).await.unwrap_or_default();
         let spec = serde_json::from_slice(&spec).unwrap_or(Value::Null);
-        let handler =
-            node.sandbox(container.sandbox.as_str()).map(|pod| pod.record.handler.clone());
-        let runtime_type = cri.runtime_type(&handler.unwrap_or_default());
-        info = describe::container_info(&container, &spec, runtime_type);
+        let pod = node.sandbox(container.sandbox.as_str());
+        let runtime_type = pod.map(|pod| cri.runtime_type(&pod)).unwrap_or_default();
+        info = describe::container_info(&container, &spec, &runtime_type);
     }
     Ok(cri::ContainerStatusResponse { status: Some(describe::container_status(&container)), info })
 }

@@ -11,7 +11,7 @@ pub(crate) async fn create_container(
 ) -> Result<cri::CreateContainerResponse, Error> {
     // The pod as it was run, not the copy in this request: the two could differ.
     let pod = cri.parts.node.sandbox(required("pod_sandbox_id", &request.pod_sandbox_id)?)?;
-    let rules = cri.rules(&pod.record.handler);
+    let rules = cri.rules(cri.parts.node.handler_of(&pod).as_deref());
     let admitted = admit::admit_container(request.config.as_ref(), pod.spec(), &rules)?;
     let id = cri.parts.node.create_container(pod.id().as_str(), admitted).await?;
     Ok(cri::CreateContainerResponse { container_id: id.to_string() })

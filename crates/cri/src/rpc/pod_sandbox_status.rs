@@ -13,7 +13,7 @@ pub(crate) fn pod_sandbox_status(
 ) -> Result<cri::PodSandboxStatusResponse, Error> {
     let pod = cri.parts.node.sandbox(required("pod_sandbox_id", &request.pod_sandbox_id)?)?;
     let info = match request.verbose {
-        true => describe::pod_info(&pod, cri.runtime_type(&pod.record.handler)),
+        true => describe::pod_info(&pod, &cri.runtime_type(&pod)),
         false => BTreeMap::new(),
     };
     Ok(cri::PodSandboxStatusResponse {

@@ -73,7 +73,11 @@ fn config(
         seccomp,
         target_pid: target.as_deref(),
     };
-    Ok(to_json(&container_spec(&input)?)?)
+    let spec = container_spec(&input)?;
+    match &handler.base_spec {
+        Some(base) => Ok(berth_oci::over_base(base, &spec)?),
+        None => Ok(to_json(&spec)?),
+    }
 }
 
 /// The PID namespace of the container that this one is to look into.

@@ -12,7 +12,7 @@ pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
     if context.record.spec.spec.namespaces.network == PodOrNode::Node {
         return Ok(PodFact::Network(NetworkFact::default()));
     }
-    let (network, attachment) = (&context.shared.network, attachment(context)?);
+    let (network, attachment) = (context.network(), attachment(context)?);
     let attached = match network.clear_way(&attachment).await? {
         Some(attached) => attached,
         None => context.abortable(async { Ok(network.attach_anew(&attachment).await?) }).await?,
@@ -27,7 +27,7 @@ pub(super) async fn release(context: &Context) -> Result<()> {
     if context.record.spec.spec.namespaces.network == PodOrNode::Node {
         return Ok(());
     }
-    let network = &context.shared.network;
+    let network = context.network();
     match attachment(context) {
         Ok(attachment) => Ok(network.detach(&attachment).await?),
         // Asked for so badly that it was never attached; or by an earlier version, so the cache knows.

@@ -17,6 +17,7 @@ use berth_pod::spec::{
 use berth_records::Records;
 
 use super::*;
+use crate::handlers::{Handlers, Offered};
 use crate::registry::ask;
 use crate::settings::{SandboxMode, Settings, ShimKind};
 use crate::shared::Made;
@@ -37,6 +38,7 @@ pub(crate) async fn bed(root: &Path) -> Arc<Shared> {
     };
     Arc::new(Shared::new(Made {
         settings: settings(root),
+        handlers: handlers(root),
         images: Store::open(Options::new(root.join("images"))).await.unwrap(),
         network: Arc::new(Network::new(network)),
         cgroups: Cgroups::v2_at(root.join("cgroup")),
@@ -47,6 +49,25 @@ pub(crate) async fn bed(root: &Path) -> Arc<Shared> {
     }))
 }
 
+fn handlers(root: &Path) -> Handlers {
+    let handler = crate::Handler {
+        shim: "/nonexistent".into(),
+        kind: ShimKind::Berth,
+        runtime: None,
+        runtime_root: root.join("crun"),
+        options: None,
+        sandbox: SandboxMode::Auto,
+        privileged: true,
+        cni_conf_dir: None,
+        base_spec: None,
+        facts: Default::default(),
+    };
+    let handlers = Handlers::open(root);
+    let all = BTreeMap::from([("crun".into(), Ok(Arc::new(handler)))]);
+    handlers.offer(Offered { default: "crun".into(), handlers: all });
+    handlers
+}
+
 fn settings(root: &Path) -> Settings {
     Settings {
         state_dir: root.to_owned(),
@@ -55,19 +76,6 @@ fn settings(root: &Path) -> Settings {
         helper: "/nonexistent".into(),
         daemon: "/nonexistent".into(),
         cgroup_root: "/berth".into(),
-        handlers: BTreeMap::from([(
-            "crun".into(),
-            crate::Handler {
-                shim: "/nonexistent".into(),
-                kind: ShimKind::Berth,
-                runtime: None,
-                runtime_root: root.join("crun"),
-                options: None,
-                sandbox: SandboxMode::Auto,
-                facts: Default::default(),
-            },
-        )]),
-        default_handler: "crun".into(),
         node: NodeFacts {
             capabilities: CapabilitySet::all(),
             cgroup_version: CgroupVersion::V2,

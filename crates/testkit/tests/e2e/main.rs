@@ -11,6 +11,7 @@ mod cli;
 mod daemon;
 mod exec;
 mod gateway;
+mod handlers;
 mod images;
 mod joining;
 mod logs;

@@ -43,8 +43,10 @@ fn cases(bed: &Bed) -> Result<Vec<Case>> {
         ),
         case("[helper]\npath = \"no-such-helper\"\n", &[":2:", "helper.path", "install"]),
         case("[helper]\npath = \"/etc/passwd\"\n", &[":2:", "helper.path", "executable"]),
-        case("[handlers.x]\nshim = \"no-such-shim\"\n", &[":2:", "handlers.x.shim", "install"]),
-        case("[handlers.x]\nruntime = \"/no/runc\"\n", &[":2:", "handlers.x.runtime", "install"]),
+        case(
+            "[handlers.x]\noptions.root = \"/r\"\n",
+            &[":2:", "handlers.x.options", "leave it out"],
+        ),
         with("root", "a-file", &[":1:", "root", "a-file", "no directory", "another path"]),
         with("root", "a-file/below", &[":1:", "root", "no directory"]),
         with("state", "a-file", &[":1:", "state", "no directory"]),

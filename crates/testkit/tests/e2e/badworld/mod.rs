@@ -67,7 +67,7 @@ fn on_a_node_with_runtime(test: impl AsyncFnOnce(&mut Bed, &Runtime) -> Result<(
     on_a_node_with(config, &["busybox"], async |bed| test(bed, &runtime).await)
 }
 
-fn executable(path: &std::path::Path, script: &str) -> Result<()> {
+pub(crate) fn executable(path: &std::path::Path, script: &str) -> Result<()> {
     fs::create_dir_all(path.parent().context("a directory")?)?;
     fs::write(path, script)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).context("make it executable")
