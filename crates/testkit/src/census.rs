@@ -227,7 +227,10 @@ impl Census {
                 Some(Socket::Bound(path)) if path.starts_with(clients) => {}
                 Some(Socket::Bound(path)) => self.add("descriptor", &format!("socket {path}")),
                 Some(Socket::Connected(path)) => drop(peers.insert(path)),
-                Some(Socket::Other) => self.add("descriptor", "socket"),
+                Some(Socket::Other) => {
+                    let kind = inode.map_or("of no kind", |inode| kind_of_socket(daemon, inode));
+                    self.add("descriptor", &format!("socket {kind}"));
+                }
             }
         }
         for peer in peers {
@@ -296,6 +299,17 @@ impl Sockets {
             None => Socket::Other,
         }
     }
+}
+
+/// Which of the kernel's tables, as a process sees them, has a socket that is bound and connected to
+/// no path.
+fn kind_of_socket(process: u32, inode: &str) -> &'static str {
+    const TABLES: [&str; 8] = ["unix", "netlink", "tcp", "tcp6", "udp", "udp6", "packet", "raw"];
+    let lists = |table: &&str| {
+        let text = fs::read_to_string(format!("/proc/{process}/net/{table}")).unwrap_or_default();
+        text.lines().any(|line| line.split_whitespace().any(|word| word == inode))
+    };
+    TABLES.into_iter().find(lists).unwrap_or("of another network namespace")
 }
 
 impl fmt::Display for Difference {
