@@ -8,9 +8,10 @@ use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::node::Node;
 
@@ -272,15 +273,19 @@ enum Socket {
     Other,
 }
 
-/// The unix sockets of a node's network: inode to path and peer, from ss(8).
+/// The unix sockets of a node's network and of our own: inode to path and peer, from ss(8). A
+/// connection that the daemon accepted belongs to the network of whoever made it (unix_stream_connect
+/// in the kernel): those of our clients are among ours.
 struct Sockets {
     table: HashMap<String, (String, String)>,
 }
 
 impl Sockets {
     fn of(node: &Node) -> Result<Self> {
-        let lines = node.run("ss", &["-xanH"])?;
-        let table = lines.lines().filter_map(|line| {
+        let theirs = node.run("ss", &["-xanH"])?;
+        let ours = Command::new("ss").arg("-xanH").output().context("run ss")?;
+        let ours = String::from_utf8_lossy(&ours.stdout);
+        let table = theirs.lines().chain(ours.lines()).filter_map(|line| {
             // u_str ESTAB 0 0 PATH INODE PEER-PATH PEER-INODE, a `*` where there is no path.
             let mut words = line.split_whitespace().skip(4);
             let (path, inode) = (words.next()?, words.next()?);
