@@ -28,6 +28,7 @@ pub mod push;
 pub mod raw;
 pub mod registry;
 pub mod runtime;
+pub mod shim;
 pub mod slot;
 pub mod specs;
 pub mod tracer;

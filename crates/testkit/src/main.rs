@@ -54,6 +54,17 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// The stand-in shim; started by a daemon under test.
+    #[command(hide = true)]
+    Shim {
+        /// Its directory.
+        dir: PathBuf,
+        /// The real shim.
+        real: PathBuf,
+        /// The shim's own command line.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// A FUSE file system that can stop answering; started by a test.
     #[command(hide = true)]
     Fuse {
@@ -87,6 +98,9 @@ fn main() -> Result<ExitCode> {
         Command::Plugin => return berth_testkit::plugin::run().map(ExitCode::from),
         Command::Runtime { dir, real, arguments } => {
             return berth_testkit::runtime::run(&dir, &real, &arguments).map(ExitCode::from);
+        }
+        Command::Shim { dir, real, arguments } => {
+            return berth_testkit::shim::run(&dir, &real, &arguments).map(ExitCode::from);
         }
         Command::Fuse { at, silent } => berth_testkit::fuse::run(&at, &silent)?,
         Command::Trace { pid, number, after } => {

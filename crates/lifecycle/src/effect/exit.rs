@@ -6,46 +6,103 @@ use std::time::{Duration, UNIX_EPOCH};
 use berth_pod::ContainerId;
 use berth_pod::job::Outcome;
 use berth_pod::record::{Exit, ShimFact};
+use berth_shim_client::{Exited, Kind as ShimKind, Shim};
 use berth_sys::{Pid, pidfd, process};
+use tokio::io::Interest;
 
 use super::{Context, Result, Trouble, blocking, cgroup, connection, shim, stdio};
 
 /// How long a shim whose connection was lost may take to be gone.
 const SOON: Duration = Duration::from_secs(2);
 
+/// How long a shim may take to tell of the end of a process that is seen to have ended.
+const UNTOLD: Duration = Duration::from_secs(5);
+
 /// How often a leaf is looked at meanwhile: nothing announces that it is empty.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How a wait for an exit ends.
+enum End {
+    /// The shim has told.
+    Told(Shim, Exited),
+    /// The process has ended, and the shim tells nothing of it.
+    Untold,
+    /// The shim cannot be asked.
+    Unanswered(Trouble),
+}
 
 /// Waits for the exit, then sees that nothing of the container is alive.
 pub(super) async fn watch(context: &Context, id: &ContainerId) -> Result<Outcome> {
     stdio::resume(context, id).await;
-    let exited = match connection(context).await {
-        Ok(shim) => match shim.wait(id.as_str(), None).await {
-            Ok(exited) => Ok((shim, exited)),
-            Err(why) => Err(why.into()),
-        },
-        Err(why) => Err(why),
-    };
-    match exited {
-        Ok((shim, exited)) => {
-            let ours = match shim::foreign(context) {
-                true => None,
-                false => shim.exit_facts(id.as_str()).await.ok(),
-            };
-            let counted = settle(context, id).await? || context.shared.lacked_memory(id);
-            let carried = context.shared.carriers.finish(id).await;
-            let dropped = ours.as_ref().map_or(carried, |facts| facts.dropped_log_lines);
-            let oom = ours.map_or(counted, |facts| facts.oom_killed || counted);
-            let at = exited.at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-            let at = at.and_then(|at| i64::try_from(at.as_nanos()).ok());
-            let code = i32::try_from(exited.status).unwrap_or(255);
-            // The shim's clock may have been set back meanwhile.
-            let started = context.container(id)?.started_at.unwrap_or_default();
-            let at = at.unwrap_or_else(|| context.shared.now()).max(started);
-            Ok(Outcome::Exited(exit(code, at, oom, dropped)))
+    match end(context, id).await {
+        End::Told(shim, exited) => told(context, id, &shim, exited).await,
+        End::Untold => {
+            let text = "the container has ended, and its shim has not told how".to_owned();
+            lost(context, id, text).await
         }
-        Err(why) => unanswered(context, id, why).await,
+        End::Unanswered(why) => unanswered(context, id, why).await,
     }
+}
+
+async fn end(context: &Context, id: &ContainerId) -> End {
+    let shim = match connection(context).await {
+        Ok(shim) => shim,
+        Err(why) => return End::Unanswered(why),
+    };
+    let waited = tokio::select! {
+        waited = shim.wait(id.as_str(), None) => waited,
+        () = ended_untold(context, id) => match shim.state(id.as_str(), None).await {
+            Ok(state) => match state.exited {
+                Some(exited) => Ok(exited),
+                None => return End::Untold,
+            },
+            Err(why) if why.kind() == ShimKind::TimedOut => return End::Untold,
+            Err(why) => Err(why),
+        },
+    };
+    match waited {
+        Ok(exited) => End::Told(shim, exited),
+        Err(why) => End::Unanswered(why.into()),
+    }
+}
+
+async fn told(context: &Context, id: &ContainerId, shim: &Shim, exited: Exited) -> Result<Outcome> {
+    let ours = match shim::foreign(context) {
+        true => None,
+        false => shim.exit_facts(id.as_str()).await.ok(),
+    };
+    let counted = settle(context, id).await? || context.shared.lacked_memory(id);
+    let carried = context.shared.carriers.finish(id).await;
+    let dropped = ours.as_ref().map_or(carried, |facts| facts.dropped_log_lines);
+    let oom = ours.map_or(counted, |facts| facts.oom_killed || counted);
+    let at = exited.at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let at = at.and_then(|at| i64::try_from(at.as_nanos()).ok());
+    let code = i32::try_from(exited.status).unwrap_or(255);
+    // The shim's clock may have been set back meanwhile.
+    let started = context.container(id)?.started_at.unwrap_or_default();
+    let at = at.unwrap_or_else(|| context.shared.now()).max(started);
+    Ok(Outcome::Exited(exit(code, at, oom, dropped)))
+}
+
+/// Returns some time after the end of the container's first process, if a shim by others has not
+/// told of it by then. What cannot be watched from here, the guest of a VM, is left to the shim.
+async fn ended_untold(context: &Context, id: &ContainerId) {
+    let task = context.container(id).ok().and_then(|c| c.task.held());
+    let Some(pid) = task.filter(|_| shim::foreign(context)).map(|task| task.pid) else {
+        return std::future::pending().await;
+    };
+    match process_of(context, id, pid) {
+        Process::Runs(pidfd) => {
+            let Ok(watched) = berth_job::watch(pidfd, Interest::READABLE) else {
+                return std::future::pending().await;
+            };
+            // An error is as good as an end: State is asked then.
+            let _ = watched.readable().await;
+        }
+        Process::Ended => {}
+        Process::Elsewhere => return std::future::pending().await,
+    }
+    tokio::time::sleep(UNTOLD).await;
 }
 
 fn exit(code: i32, at: i64, oom: bool, dropped: u64) -> Exit {
@@ -62,32 +119,54 @@ fn exit(code: i32, at: i64, oom: bool, dropped: u64) -> Exit {
     Exit { code, at, reason: reason.into(), message }
 }
 
+/// What the pid is that a shim has named as a container's first process.
+enum Process {
+    Runs(OwnedFd),
+    Ended,
+    /// Not in the container's cgroup: not the container itself, or its number's next owner.
+    Elsewhere,
+}
+
+fn process_of(context: &Context, id: &ContainerId, pid: u32) -> Process {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return Process::Elsewhere;
+    };
+    let pidfd = match pidfd::open(pid) {
+        Ok(pidfd) => pidfd,
+        Err(why) if why.kind() == berth_sys::Kind::NotFound => return Process::Ended,
+        Err(_) => return Process::Elsewhere,
+    };
+    if !pidfd::alive(&pidfd).unwrap_or(true) {
+        return Process::Ended;
+    }
+    // Compared after the open: a number may have come to name another process.
+    let cgroup = context.shared.cgroups.at(&cgroup::path_of(context, id));
+    let members = cgroup.ok().and_then(|cgroup| cgroup.processes().ok()).unwrap_or_default();
+    if members.contains(&pid) { Process::Runs(pidfd) } else { Process::Elsewhere }
+}
+
 /// The shim cannot say: if it is dead, so is the container once its cgroup is empty.
 async fn unanswered(context: &Context, id: &ContainerId, why: Trouble) -> Result<Outcome> {
     let Trouble::Failed(failure) = &why else { return Err(why) };
-    let lost = |message: String| {
-        let at = context.shared.now();
-        Outcome::Exited(Exit { code: 255, at, reason: "Error".into(), message })
-    };
     if failure.kind == berth_pod::Kind::NotFound {
-        settle(context, id).await?;
-        context.shared.carriers.finish(id).await;
-        return Ok(lost(format!(
-            "the shim does not know the container any more: {}",
-            failure.message
-        )));
+        let text = format!("the shim does not know the container any more: {}", failure.message);
+        return lost(context, id, text).await;
     }
     context.shared.disconnect(&context.record.id);
     if !gone_soon(context).await {
         return Err(why);
     }
-    let oom = settle(context, id).await? || context.shared.lacked_memory(id);
-    context.shared.carriers.finish(id).await;
-    let mut end = lost(format!("the pod's shim died: {}", failure.message));
-    if let (true, Outcome::Exited(exit)) = (oom, &mut end) {
-        exit.message.push_str("; the kernel had killed in the container for lack of memory");
+    lost(context, id, format!("the pod's shim died: {}", failure.message)).await
+}
+
+/// The exit of a container of which nobody can tell more than that it is dead now.
+async fn lost(context: &Context, id: &ContainerId, mut message: String) -> Result<Outcome> {
+    if settle(context, id).await? || context.shared.lacked_memory(id) {
+        message.push_str("; the kernel had killed in the container for lack of memory");
     }
-    Ok(end)
+    context.shared.carriers.finish(id).await;
+    let at = context.shared.now();
+    Ok(Outcome::Exited(Exit { code: 255, at, reason: "Error".into(), message }))
 }
 
 /// Kills what is left in the container's cgroup and sees it gone; says if the kernel had killed in

@@ -287,16 +287,26 @@ pub(super) async fn release(context: &Context) -> Result<()> {
             Err(why) => Err(why),
         };
         let ended = asked.is_ok() && ended(context, &leaf).await?;
-        if ended {
-            socket::remove(context)?;
-        } else if let Some(binary) = &binary {
+        if let (false, Some(binary)) = (ended, &binary) {
             clean_up(context, &leaf, binary).await?;
         }
     }
     context.shared.disconnect(id);
     cgroup::clear(leaf).await?;
+    // Now nobody listens there any more.
+    socket::remove(context)?;
     context.shared.shim_logs.end(id);
     bundle::clear(context, &context.layout().bundle(id.as_str())).await
+}
+
+/// The same at the end of a pod: a shim that has nothing more to run is killed for one call that it
+/// leaves unanswered.
+pub(super) async fn put_down_at_the_end(context: &Context, id: &str) -> Result<bool> {
+    if context.record.containers.values().any(|c| c.running()) {
+        return put_down_if_silent(context, id).await;
+    }
+    put_down(context, id).await?;
+    Ok(true)
 }
 
 /// Kills a shim that lives and says nothing: whoever waits for it would wait for ever. True if it
@@ -305,11 +315,15 @@ pub(super) async fn put_down_if_silent(context: &Context, container: &str) -> Re
     if answers(context, container).await {
         return Ok(false);
     }
-    let pod = &context.record.id;
-    tracing::warn!(%pod, container, "the shim does not answer: it is killed");
-    context.shared.disconnect(pod);
-    cgroup::clear(context.shared.cgroups.at(&context.layout().shim_cgroup(pod))?).await?;
+    put_down(context, container).await?;
     Ok(true)
+}
+
+async fn put_down(context: &Context, id: &str) -> Result<()> {
+    let pod = &context.record.id;
+    tracing::warn!(%pod, id, "the shim does not answer: it is killed");
+    context.shared.disconnect(pod);
+    cgroup::clear(context.shared.cgroups.at(&context.layout().shim_cgroup(pod))?).await
 }
 
 /// Does the shim say anything about this container, if need be over a new connection.

@@ -12,13 +12,19 @@ use berth_shim_client::{Address, Launch};
 use super::{Context, Result, failed};
 use crate::layout::text;
 
-/// Removes the sockets that the shim was known by: where it was reached, and what its `start` has
-/// answered, perhaps without ever being reached. An abstract one goes with its process.
+/// Where containerd's own shims, and others like them, note their address.
+const NOTE: &str = "address";
+
+/// Removes the sockets that the shim was known by: where it was reached, what its `start` has
+/// answered, perhaps without ever being reached, and what it has noted itself. An abstract one goes
+/// with its process.
 pub(super) fn remove(context: &Context) -> Result<()> {
     let known = context.record.shim.held().and_then(|fact| Address::parse(&fact.address).ok());
     let bundle = context.layout().bundle(context.record.id.as_str());
     let answered = Launch::earlier_answer(&bundle).ok().flatten().map(|answer| answer.address);
-    for address in known.into_iter().chain(answered) {
+    let noted = std::fs::read_to_string(bundle.join(NOTE)).ok();
+    let noted = noted.and_then(|text| Address::parse(text.trim()).ok());
+    for address in known.into_iter().chain(answered).chain(noted) {
         if let Address::Path(path) = address
             && is_dead(&path)
             && let Err(e) = std::fs::remove_file(&path)

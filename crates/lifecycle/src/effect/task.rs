@@ -132,10 +132,10 @@ pub(super) async fn delete(context: &Context, id: &str, cgroup: &str) -> Result<
         Err(why) => Err(why),
     };
     let Err(Trouble::Failed(why)) = done else { return done };
-    // A pod that ends does not wait for a shim that lives and says nothing.
+    // A pod that ends does not wait for a shim that lives and says nothing, or not what it must.
     let ending = context.record.wish >= PodWish::Stop;
     let unheard = matches!(why.kind, Kind::Unavailable | Kind::TimedOut);
-    let killed = ending && unheard && shim::put_down_if_silent(context, id).await?;
+    let killed = ending && unheard && shim::put_down_at_the_end(context, id).await?;
     if why.kind == Kind::Unavailable {
         context.shared.disconnect(&context.record.id);
     } else if !killed {

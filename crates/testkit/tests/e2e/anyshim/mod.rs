@@ -1,6 +1,7 @@
 //! Shims by others, and ours in the ways in which others use theirs: one list of what a pod must be
 //! able to do, run for each.
 
+mod bad;
 mod conformance;
 
 use std::path::PathBuf;
