@@ -28,14 +28,15 @@ use crate::picture;
 use crate::shared::Shared;
 use crate::view::PodView;
 
-/// What a pod's task is told.
+/// What a pod's task is told. What is large is boxed: each pod's queue has room for 32 of these, or 64,
+/// for as long as the pod lives.
 pub(crate) enum Message {
     /// A caller asks.
-    Request(Token, Request, oneshot::Sender<Result<Reply, Failure>>),
+    Request(Token, Box<Request>, oneshot::Sender<Result<Reply, Failure>>),
     /// A caller went away.
     CallerGone(Token),
     /// A job ended.
-    Ended(Job, Outcome),
+    Ended(Job, Box<Outcome>),
     /// A save ended.
     Saved(u64, Result<(), Failure>),
     /// The record is deleted, or cannot be.
@@ -82,7 +83,7 @@ struct Ending {
 impl Ending {
     fn tell(mut self, outcome: Outcome) {
         if let Some(job) = self.job.take() {
-            let _ = self.own.send(Message::Ended(job, outcome));
+            let _ = self.own.send(Message::Ended(job, Box::new(outcome)));
         }
     }
 }
@@ -92,7 +93,7 @@ impl Drop for Ending {
         if let Some(job) = self.job.take() {
             let text = format!("{job}: a bug: it ended without an outcome");
             let outcome = Outcome::Failed(Failure::new(Kind::Broken, text));
-            let _ = self.own.send(Message::Ended(job, outcome));
+            let _ = self.own.send(Message::Ended(job, Box::new(outcome)));
         }
     }
 }
@@ -183,7 +184,7 @@ impl PodTask {
         Turn::Event(match message {
             Message::Request(token, request, reply) => {
                 self.callers.insert(token, reply);
-                Event::Request(token, request)
+                Event::Request(token, *request)
             }
             Message::CallerGone(token) => {
                 self.callers.remove(&token);
@@ -191,7 +192,7 @@ impl PodTask {
             }
             Message::Ended(job, outcome) => {
                 self.jobs.remove(&job.subject);
-                Event::Ended(job, outcome)
+                Event::Ended(job, *outcome)
             }
             Message::Saved(generation, result) => {
                 let saving = self.on_disk.saving.take_if(|(of, _)| *of == generation);

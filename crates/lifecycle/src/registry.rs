@@ -216,7 +216,7 @@ pub(crate) async fn ask(
         }
     }
     let (reply, answer) = oneshot::channel();
-    queue.send(Message::Request(token, request, reply)).ok()?;
+    queue.send(Message::Request(token, Box::new(request), reply)).ok()?;
     let mut leaving = Leaving(queue, token, true);
     let answer = answer.await;
     leaving.2 = false;
