@@ -7,9 +7,10 @@ use std::time::Duration;
 const QUIET: Duration = Duration::from_secs(1);
 
 static PENDING: AtomicBool = AtomicBool::new(false);
+static DUE: AtomicBool = AtomicBool::new(false);
 
-/// To be told when a call is over: a moment later what it freed is given back, and the stack that it
-/// needed. Called on the event loop, whose thread it does this for.
+/// To be told when a call is over: a moment later [`give_back`] has something to do. Called on the
+/// event loop.
 pub fn after_call() {
     if PENDING.swap(true, Ordering::Relaxed) {
         return;
@@ -17,8 +18,16 @@ pub fn after_call() {
     tokio::spawn(async {
         tokio::time::sleep(QUIET).await;
         PENDING.store(false, Ordering::Relaxed);
+        DUE.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Gives back what calls freed, and the stack that they needed, once they have been over for a
+/// moment. To be called by the event loop's thread when it goes to sleep: no task is on its stack.
+pub fn give_back() {
+    if DUE.swap(false, Ordering::Relaxed) {
         berth_sys::heap::trim();
         // Nothing depends on it.
         let _ = berth_sys::stack::give_back();
-    });
+    }
 }

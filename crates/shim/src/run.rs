@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use berth_process::Reaper;
+use berth_process::{Reaper, quiet};
 use berth_proto::{task_v3, types};
 use protobuf::{Message, MessageField};
 
@@ -13,7 +13,7 @@ use crate::bootstrap::{self, Sockets};
 use crate::error::{Error, Result};
 use crate::messages::timestamp;
 use crate::runtime::{Context, RuntimeFactory, TaskOptions};
-use crate::serve::{self, Inherited};
+use crate::serve::{self, Inherited, Serving};
 
 /// What a container that was cleaned up after its shim is said to have ended with: SIGKILL.
 const KILLED: u32 = 137;
@@ -45,8 +45,8 @@ fn perform<F: RuntimeFactory>() -> Result<Vec<u8>> {
     let arguments = Arguments::parse(std::env::args().skip(1))?;
     match arguments.action {
         Action::Start => bootstrap::start(&arguments),
-        Action::Delete => runtime()?.block_on(delete::<F>(&arguments)),
-        Action::Serve => runtime()?.block_on(server::<F>(arguments)).map(|()| Vec::new()),
+        Action::Delete => delete_now::<F>(&arguments),
+        Action::Serve => serve_now::<F>(arguments),
         Action::Info => info::<F>(),
     }
 }
@@ -55,11 +55,35 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_io_events_per_tick(EVENTS)
+        .on_thread_park(quiet::give_back)
         .build()
         .map_err(|e| Error::file("make", "event loop", e))
 }
 
-async fn server<F: RuntimeFactory>(arguments: Arguments) -> Result<()> {
+#[inline(never)]
+fn delete_now<F: RuntimeFactory>(arguments: &Arguments) -> Result<Vec<u8>> {
+    runtime()?.block_on(delete::<F>(arguments))
+}
+
+/// What is on the stack here stays in memory as long as the pod lives: the beginning, which needs
+/// KiBs of it, is over before the waiting begins.
+#[inline(never)]
+fn serve_now<F: RuntimeFactory>(arguments: Arguments) -> Result<Vec<u8>> {
+    let runtime = runtime()?;
+    let serving = begin_now::<F>(&runtime, arguments)?;
+    runtime.block_on(serving.until_over());
+    Ok(Vec::new())
+}
+
+#[inline(never)]
+fn begin_now<F: RuntimeFactory>(
+    runtime: &tokio::runtime::Runtime,
+    arguments: Arguments,
+) -> Result<Serving> {
+    runtime.block_on(begin::<F>(arguments))
+}
+
+async fn begin<F: RuntimeFactory>(arguments: Arguments) -> Result<Serving> {
     let inherited = inherited()?;
     // A session of its own: no terminal's signals. It fails only if we lead one already.
     let _ = rustix::process::setsid();
@@ -73,7 +97,7 @@ async fn server<F: RuntimeFactory>(arguments: Arguments) -> Result<()> {
         sockets: sockets.others,
         options: TaskOptions { binary, root, systemd_cgroup },
     };
-    serve::serve::<F>(context, inherited, &arguments.namespace, &sockets.server).await
+    serve::begin::<F>(context, inherited, &arguments.namespace, sockets.server).await
 }
 
 /// Takes the listener and the pipe off stdin and stdout, where `start` put them, and leaves

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,13 +32,21 @@ pub(crate) struct Inherited {
     pub(crate) ready: OwnedFd,
 }
 
-/// Serves until the pod is over; removes the socket then.
-pub(crate) async fn serve<F: RuntimeFactory>(
+/// A server that answers.
+pub(crate) struct Serving {
+    pod: Arc<Pod>,
+    socket: PathBuf,
+    /// It ends with this.
+    _server: Server,
+}
+
+/// Begins to serve.
+pub(crate) async fn begin<F: RuntimeFactory>(
     context: Context,
     inherited: Inherited,
     namespace: &str,
-    socket: &Path,
-) -> Result<()> {
+    socket: PathBuf,
+) -> Result<Serving> {
     let reaper = Reaper::start()?;
     let address = std::env::var("TTRPC_ADDRESS").unwrap_or_default();
     let events = Events::to(&address, namespace);
@@ -46,7 +54,7 @@ pub(crate) async fn serve<F: RuntimeFactory>(
     let runtime = F::make(context, reaper)?;
     let pod = Arc::new(Pod::new(runtime, options, events));
     let listener =
-        Listener::try_from(inherited.listener).map_err(|e| Error::file("listen on", socket, e))?;
+        Listener::try_from(inherited.listener).map_err(|e| Error::file("listen on", &socket, e))?;
     let own = Arc::new(Own(Arc::clone(&pod)));
     let mut server = Server::new()
         .add_listener(listener)
@@ -57,9 +65,15 @@ pub(crate) async fn serve<F: RuntimeFactory>(
     server.start().await?;
     // If `start` has died meanwhile, nobody knows this server; its leaf cgroup is killed then.
     let _ = File::from(inherited.ready).write_all(b"!");
-    pod.lifetime.over().await;
-    // Whoever looks for the pod from now on finds nobody.
-    let _ = std::fs::remove_file(socket);
-    tokio::time::sleep(FAREWELL).await;
-    Ok(())
+    Ok(Serving { pod, socket, _server: server })
+}
+
+impl Serving {
+    /// Waits until the pod is over; removes the socket then.
+    pub(crate) async fn until_over(&self) {
+        self.pod.lifetime.over().await;
+        // Whoever looks for the pod from now on finds nobody.
+        let _ = std::fs::remove_file(&self.socket);
+        tokio::time::sleep(FAREWELL).await;
+    }
 }

@@ -9,26 +9,31 @@ use crate::error::{Attempt, Result};
 /// No further down than this is given back: the kernel makes a program's own stack twice as large.
 const REACH: usize = 64 << 10;
 
+/// More than the frame of [`discard`], and of the system call in it.
+const FRAME: usize = 1 << 10;
+
 /// Gives the pages below what is in use now back to the kernel; they are zero when they are used
 /// next. Costs two or three system calls and the page faults of the next deep call.
 ///
 /// # Errors
 /// The C library does not know the stack, or the kernel refuses.
-#[inline(never)]
 pub fn give_back() -> Result<()> {
+    let lowest = lowest().on_thing("find", "the stack")?;
+    discard(lowest, page()).on_thing("give back", "the stack")
+}
+
+#[inline(never)]
+fn discard(lowest: usize, page: usize) -> std::io::Result<()> {
     let here = 0_u8;
-    let page = page();
-    // This function's frame, and those of what it calls, are less than the page that is left out.
-    let end = ((&raw const here as usize) & !(page - 1)).saturating_sub(page);
-    let start = lowest().on_thing("find", "the stack")?.max(end.saturating_sub(REACH));
+    let end = (&raw const here as usize).saturating_sub(FRAME) & !(page - 1);
+    let start = lowest.max(end.saturating_sub(REACH));
     if start >= end {
         return Ok(());
     }
     // SAFETY: the range lies in this thread's stack, below every frame: nothing there is read before
     // it is written. Of a program's own stack, which grows, the kernel keeps at least 128 KiB.
     let result = unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_DONTNEED) };
-    let result = if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) };
-    result.on_thing("give back", "the stack")
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 /// The lowest address of the calling thread's stack, page-aligned.
