@@ -65,8 +65,8 @@ impl Drop for Creating {
 impl Records {
     /// Opens the database at `path`, making it when it is absent, and loads what it holds.
     ///
-    /// Every pod's record is also kept as `<mirror>/<id>/record.json`, in directories that somebody
-    /// else makes and removes, on a file system that a reboot empties. A corrupt database is moved
+    /// Every pod's record is also kept as `<mirror>/<id>/record.json.gz`, in directories that
+    /// somebody else makes and removes, on a file system that a reboot empties. A corrupt database is moved
     /// aside to `<path>.corrupt-<n>`, and a new one is filled from there: so pods that run now are
     /// not forgotten with it.
     ///

@@ -1,5 +1,6 @@
 //! The one thread that writes, and the one that checkpoints.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -77,13 +78,23 @@ fn write(
         log += group.iter().map(logged).sum::<usize>();
         match commit(connection, &group) {
             Ok(rows) => {
+                let mut copies = HashMap::new();
                 for (op, rows) in group.into_iter().zip(rows) {
-                    if let Op::Save { id, record, done, .. } = op {
-                        done(Ok(rows));
-                        mirror::write(&places.mirror, &id, &record);
-                    } else {
-                        op.done()(Ok(rows));
+                    match op {
+                        Op::Save { id, record, done, .. } => {
+                            copies.insert(id, record);
+                            done(Ok(rows));
+                        }
+                        Op::Forget { id, done, .. } => {
+                            copies.remove(&id);
+                            done(Ok(rows));
+                        }
+                        Op::Settle { done, .. } => done(Ok(rows)),
                     }
+                }
+                // Nobody waits for these, and of each pod only the last counts.
+                for (id, record) in &copies {
+                    mirror::write(&places.mirror, id, record);
                 }
                 delete(connection, &mut stale);
             }
