@@ -303,6 +303,15 @@ impl Stray {
     }
 }
 
+/// The node's network, and those of handlers with CNI configurations of their own.
+fn networks(shared: &Shared) -> Vec<Arc<Network>> {
+    let offered = shared.handlers.offered();
+    let own = offered.handlers.values().flatten().filter_map(|h| h.cni_conf_dir.as_ref());
+    let own: HashSet<&PathBuf> = own.collect();
+    let own = own.into_iter().map(|directory| shared.network_of(directory));
+    std::iter::once(Arc::clone(&shared.network)).chain(own).collect()
+}
+
 /// Lets go of what no record holds: attachments, image references and snapshots.
 async fn sweep(shared: Arc<Shared>, known: HashSet<String>, stray: Stray) {
     for id in &stray.attachments {
@@ -315,10 +324,12 @@ async fn sweep(shared: Arc<Shared>, known: HashSet<String>, stray: Stray) {
     }
     // Attachments that are made meanwhile are in the cache, which is kept as well.
     let keep: Vec<String> = known.into_iter().collect();
-    match shared.network.collect(&keep).await {
-        Ok(_) => {}
-        Err(why) if why.kind() == berth_cni::Kind::NotFound => {}
-        Err(why) => tracing::warn!(error = %why, "CNI GC failed"),
+    for network in networks(&shared) {
+        match network.collect(&keep).await {
+            Ok(_) => {}
+            Err(why) if why.kind() == berth_cni::Kind::NotFound => {}
+            Err(why) => tracing::warn!(error = %why, "CNI GC failed"),
+        }
     }
     for key in &stray.snapshots {
         if let Err(why) = shared.images.drop_snapshot(key).await {

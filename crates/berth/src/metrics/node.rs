@@ -18,6 +18,12 @@ pub(crate) fn describe_node(registry: &mut Registry, report: &NodeReport) {
     let mut containers =
         BTreeMap::from([("created", 0), ("running", 0), ("exited", 0), ("unknown", 0)]);
     let mut jobs = BTreeMap::new();
+    let mut handlers = BTreeMap::from([("offered", 0), ("broken", 0)]);
+    for handler in &report.handlers {
+        let state = if handler.broken.is_none() { "offered" } else { "broken" };
+        *handlers.entry(state).or_default() += 1;
+    }
+    gauges(registry, "berth_handlers", "Runtime handlers by state", "state", handlers);
     for pod in &report.pods {
         let state = match (pod.listed, pod.ready) {
             (false, _) => "being_created",

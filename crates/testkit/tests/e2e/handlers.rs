@@ -8,6 +8,7 @@ use berth_proto::cri::v1 as cri;
 use berth_testkit::bed::{Bed, busybox, eventually, on_a_node, on_a_node_with};
 use berth_testkit::config::Config;
 use berth_testkit::cri::{Answer, RunningPod};
+use berth_testkit::http::Request;
 use berth_testkit::specs::Container;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -102,6 +103,10 @@ fn a_broken_handler_is_shown_and_refuses_its_pods_and_the_others_go_on() -> Resu
         let shown = condition(bed, "HandlersReady").await?;
         assert!(!shown.status && shown.reason == "HandlerBroken");
         let page = bed.berth(&["status"])?;
+        let metrics = Request::new("GET", "/metrics");
+        let address = "127.0.0.1:9733".parse()?;
+        let metrics = bed.node.place()?.visit(|| metrics.send(address))?.text();
+        ensure!(metrics.contains("berth_handlers{state=\"broken\"} 4\n"), "{metrics}");
         let said = faults(bed)?;
         let details = bed.cri.status().await?.info;
         let handlers: Value = serde_json::from_str(details.get("handlers").context("handlers")?)?;
