@@ -82,6 +82,19 @@ impl Launch {
         bundle.join("shim-start.answer")
     }
 
+    /// Removes what `start` left in a bundle, once its answer is saved elsewhere: it lies in memory.
+    /// What a shim still writes to goes with the shim.
+    pub fn forget_answer(bundle: &Path) {
+        for file in [Self::answer_file(bundle), Self::stderr_file(bundle)] {
+            // What stays goes with the bundle.
+            let _ = fs::remove_file(file);
+        }
+    }
+
+    fn stderr_file(bundle: &Path) -> PathBuf {
+        bundle.join("shim-start.stderr")
+    }
+
     /// The answer of an earlier `start` in this bundle; none if there was no `start`.
     ///
     /// # Errors
@@ -103,7 +116,7 @@ impl Launch {
     /// kill (the cgroup) and to clean up ([`Launch::delete`]).
     pub async fn start(&self) -> Result<Answer> {
         let answer_path = Self::answer_file(&self.bundle);
-        let stderr_path = self.bundle.join("shim-start.stderr");
+        let stderr_path = Self::stderr_file(&self.bundle);
         let answer_file = create(&answer_path)?;
         let stderr_file = create(&stderr_path)?;
         let spawn = self.spawn("start", &[]);

@@ -66,6 +66,11 @@ async fn start_is_called_as_the_contract_says_and_its_answer_stays() {
         assert!(env.lines().any(|l| l == line), "{line} in {env}");
     }
     assert_eq!(Launch::earlier_answer(bundle).unwrap(), Some(answer));
+    Launch::forget_answer(bundle);
+    assert_eq!(Launch::earlier_answer(bundle).unwrap(), None);
+    let names = fs::read_dir(bundle).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = names.filter(|n| n.to_string_lossy().starts_with("shim-start")).collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[tokio::test]
