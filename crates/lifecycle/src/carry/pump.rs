@@ -393,3 +393,174 @@ fn consume(fifo: BorrowedFd<'_>, space: &mut [u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use berth_sys::pipe::{FifoEnd, make_fifo, open_fifo};
+    use std::path::{Path, PathBuf};
+
+    struct Bed {
+        dir: tempfile::TempDir,
+        orders: Orders,
+        write: Option<OwnedFd>,
+    }
+
+    /// A pump at work over one fifo; `before` is in the fifo, and in the log, when it begins.
+    fn pump(before: (&str, &str), resumed: bool) -> Bed {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("io.out");
+        make_fifo(&fifo, 0o600).unwrap();
+        let read = open_fifo(&fifo, FifoEnd::Read).unwrap();
+        let write = open_fifo(&fifo, FifoEnd::Write).unwrap();
+        rustix::io::write(&write, before.0.as_bytes()).unwrap();
+        std::fs::write(dir.path().join("log"), before.1).unwrap();
+        let log = LogFile::resume(&dir.path().join("log")).unwrap();
+        let orders = Orders::new().unwrap();
+        orders.start(vec![Source::new(Stream::Stdout, read)], log, resumed).unwrap();
+        Bed { dir, orders, write: Some(write) }
+    }
+
+    impl Bed {
+        fn log(&self) -> PathBuf {
+            self.dir.path().join("log")
+        }
+
+        fn say(&self, text: &[u8]) {
+            let mut rest = text;
+            while !rest.is_empty() {
+                match rustix::io::write(self.write.as_ref().unwrap(), rest) {
+                    Ok(count) => rest = &rest[count..],
+                    Err(Errno::AGAIN) => std::thread::yield_now(),
+                    Err(why) => panic!("{why}"),
+                }
+            }
+        }
+
+        fn in_fifo(&self) -> u64 {
+            let fifo = open_fifo(self.dir.path().join("io.out"), FifoEnd::Read).unwrap();
+            rustix::io::ioctl_fionread(fifo).unwrap()
+        }
+
+        fn finish(mut self) -> String {
+            self.write = None;
+            let (reply, done) = oneshot::channel();
+            self.orders.give(Order::Finish(Duration::from_secs(20), reply));
+            // Not taken any more: the pump has seen the end by itself.
+            let _ = done.blocking_recv();
+            texts(&self.log())
+        }
+    }
+
+    /// The tags and texts of a log.
+    fn texts(log: &Path) -> String {
+        let text = std::fs::read_to_string(log).unwrap();
+        let line = |line: &str| line.splitn(4, ' ').skip(2).collect::<Vec<_>>().join(" ") + "\n";
+        text.lines().map(line).collect()
+    }
+
+    fn until(what: impl Fn() -> bool) {
+        let begin = Instant::now();
+        while !what() {
+            assert!(begin.elapsed() < Duration::from_secs(20), "it does not come");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn lines_are_carried_and_the_end_ends_the_last_one() {
+        let bed = pump(("", ""), false);
+        bed.say(b"one\ntwo\n");
+        bed.say(b"three");
+        assert_eq!(bed.finish(), "F one\nF two\nF three\n");
+    }
+
+    #[test]
+    fn a_text_without_an_end_stays_in_the_fifo_and_is_then_given_out_as_a_part() {
+        let bed = pump(("", ""), false);
+        bed.say(b"one\nlogin: ");
+        until(|| texts(&bed.log()) == "F one\n");
+        assert_eq!(bed.in_fifo(), 7, "a daemon that is killed now loses nothing");
+        until(|| texts(&bed.log()) == "F one\nP login: \n");
+        until(|| bed.in_fifo() == 0);
+        bed.say(b"me\n");
+        assert_eq!(bed.finish(), "F one\nP login: \nF me\n");
+    }
+
+    #[test]
+    fn what_a_dead_daemon_left_is_carried_and_its_torn_line_made_whole() {
+        let mut bed = pump(("two\nthree\n", "T stdout F one\nT stdout F tw"), true);
+        bed.write = None;
+        assert_eq!(bed.finish(), "F one\nF two\nF three\n");
+    }
+
+    #[test]
+    fn a_writer_that_is_gone_before_the_next_daemon_comes_holds_nothing_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("io.out");
+        make_fifo(&fifo, 0o600).unwrap();
+        let read = open_fifo(&fifo, FifoEnd::Read).unwrap();
+        let log = LogFile::open(&dir.path().join("log")).unwrap();
+        let orders = Orders::new().unwrap();
+        orders.start(vec![Source::new(Stream::Stdout, read)], log, true).unwrap();
+        until(|| orders.0.queue().is_none());
+    }
+
+    #[test]
+    fn long_lines_and_floods_are_cut_as_our_shim_cuts_them() {
+        let bed = pump(("", ""), false);
+        let mut text = vec![b'x'; 3 * LINE + 5];
+        text.push(b'\n');
+        text.extend(vec![b'y'; LINE]);
+        text.push(b'\n');
+        bed.say(&text);
+        let many: String = (0..50_000).map(|n| format!("{n}\n")).collect();
+        bed.say(many.as_bytes());
+        let carried = bed.finish();
+        let x = "x".repeat(LINE);
+        let head = format!("P {x}\nP {x}\nP {x}\nF xxxxx\nF {}\n", "y".repeat(LINE));
+        let lines: String = (0..50_000).map(|n| format!("F {n}\n")).collect();
+        assert!(carried == head + &lines, "{} bytes", carried.len());
+    }
+
+    #[test]
+    fn a_log_is_reopened_between_lines() {
+        let bed = pump(("", ""), false);
+        bed.say(b"one\n");
+        until(|| texts(&bed.log()) == "F one\n");
+        let old = bed.dir.path().join("old");
+        std::fs::rename(bed.log(), &old).unwrap();
+        let (reply, done) = oneshot::channel();
+        bed.orders.give(Order::Reopen(reply));
+        done.blocking_recv().unwrap().unwrap();
+        bed.say(b"two\n");
+        assert_eq!(bed.finish(), "F two\n");
+        assert_eq!(texts(&old), "F one\n");
+    }
+
+    #[test]
+    fn what_a_full_disk_does_not_take_is_counted_and_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("io.out");
+        make_fifo(&fifo, 0o600).unwrap();
+        let read = open_fifo(&fifo, FifoEnd::Read).unwrap();
+        let write = open_fifo(&fifo, FifoEnd::Write).unwrap();
+        let log = LogFile::open(Path::new("/dev/full")).unwrap();
+        let orders = Orders::new().unwrap();
+        orders.start(vec![Source::new(Stream::Stderr, read)], log, false).unwrap();
+        rustix::io::write(&write, b"one\ntwo\nthree\n").unwrap();
+        drop(write);
+        until(|| orders.0.queue().is_none());
+        assert_eq!(orders.dropped(), 3);
+    }
+
+    #[test]
+    fn what_can_be_written_leaves_nothing_to_be_remembered() {
+        assert_eq!(whole(b""), 0);
+        assert_eq!(whole(b"part"), 0);
+        assert_eq!(whole(b"one\ntwo\npart"), 8);
+        let long = vec![b'x'; LINE];
+        assert_eq!(whole(&long), 0, "a newline may follow");
+        assert_eq!(whole(&vec![b'x'; 2 * LINE + 1]), 2 * LINE);
+    }
+}

@@ -151,6 +151,15 @@ pub(super) async fn streams(bed: &mut Bed, _: &Subject) -> Result<()> {
     let quiet = Container::new("quiet", &busybox()).shell("echo nothing; exit 6");
     let id = cri.launch(&pod, &quiet.with(|config| config.log_path.clear())).await?;
     assert_eq!(cri.exited(&id).await?.exit_code, 6);
+
+    fs::create_dir_all(bed.logs("talk").join("directory"))?;
+    let odd = Container::idle("odd", &busybox());
+    let odd = odd.with(|config| "directory".clone_into(&mut config.log_path));
+    let id = cri.create(&pod, &odd).await?;
+    let error = cri.start(&id).await.expect_err("a directory is no log");
+    assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+    assert!(error.message().contains("talk/directory"), "{error}");
+    assert_eq!(cri.exited(&id).await?.reason, "StartError");
     rotation(bed, &pod).await
 }
 

@@ -85,3 +85,29 @@ macro_rules! conform {
 }
 
 conform!(berth berth_task runc_v2);
+
+/// What a shim says in its `log` fifo, and what it publishes by running the daemon's own binary.
+#[test]
+fn a_shims_log_and_its_events_are_heard() -> Result<()> {
+    Subject::runc_v2()?.on_a_node(async |bed| {
+        let (pod, id) = bed.idle("heard").await?;
+        let said =
+            format!("starting signal loop\" namespace=k8s.io path=/run/berth/bundles/{}", pod.id);
+        bed.file_says(&bed.node.log(), &said).await?;
+        // An Any of a containerd.events.TaskOOM, as shims send it when a guest's kernel has killed.
+        let kind = b"containerd.events.TaskOOM";
+        let mut event = vec![0x0a, u8::try_from(kind.len())?];
+        event.extend_from_slice(kind);
+        event.extend_from_slice(&[0x12, u8::try_from(id.len() + 2)?]);
+        event.extend_from_slice(&[0x0a, u8::try_from(id.len())?]);
+        event.extend_from_slice(id.as_bytes());
+        let mut publish = bed.node.config().program()?;
+        publish.args(["--address", "/run/berth/events.sock", "publish"]);
+        publish.args(["--topic", "/tasks/oom", "--namespace", "k8s.io"]);
+        bed.node.place()?.visit(|| berth_testkit::network::run(&mut publish, &event))?;
+        bed.cri.stop(&id, 0).await?;
+        let status = bed.cri.container(&id).await?;
+        assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
+        Ok(())
+    })
+}
