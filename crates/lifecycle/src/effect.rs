@@ -145,6 +145,12 @@ impl Context {
     }
 }
 
+/// The cgroup of a container whose shim is not our own.
+pub(crate) fn foreign_cgroup(context: &Context, id: &ContainerId) -> Option<berth_cgroup::Cgroup> {
+    let foreign = shim::foreign(context);
+    foreign.then(|| context.shared.cgroups.at(&cgroup::path_of(context, id)).ok()).flatten()
+}
+
 /// Runs kernel and disk work of our own on a thread that may wait. It is never abandoned: what it
 /// did is known when this returns.
 pub(crate) async fn blocking<T: Send + 'static>(

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use berth_cgroup::Cgroup;
 use berth_oci::{exec_process, from_json};
 use berth_pod::record::Failure;
 use berth_pod::{ContainerId, Kind};
@@ -13,7 +14,8 @@ use rustix::io::Errno;
 use tokio::io::Interest;
 
 use crate::convert::Fail as _;
-use crate::effect::{Context, Result, Trouble, blocking, connection, failed};
+use crate::effect::{Context, Result, Trouble, blocking, connection, failed, foreign_cgroup};
+use crate::family;
 use crate::kept::{Kept, TOGETHER, TooMuch};
 use crate::{Error, ExecOutput};
 
@@ -87,7 +89,13 @@ async fn exec(
         process,
     };
     // Before it is there, and until it is gone: the caller may leave at any await.
-    let mut guard = Guard { shim: Some(shim.clone()), id: id.clone(), exec: exec.clone() };
+    let cgroup = foreign_cgroup(context, id);
+    let mut guard = Guard {
+        shim: Some(shim.clone()),
+        id: id.clone(),
+        exec: exec.clone(),
+        cgroup: cgroup.clone(),
+    };
     if let Err(why) = shim.exec(request).await {
         return Err(met_its_end(&shim, id, why.into()).await);
     }
@@ -98,7 +106,7 @@ async fn exec(
     let ended = attend(&shim, id, &exec, streams, deadline).await;
     let timed_out = matches!(ended, Ok(None));
     if timed_out || ended.is_err() {
-        kill(&shim, id, &exec).await;
+        kill(&shim, id, &exec, cgroup.as_ref()).await;
     }
     if let Err(why) = shim.delete(id.as_str(), Some(&exec)).await
         && why.kind() != ShimKind::NotFound
@@ -155,7 +163,7 @@ pub(crate) async fn end_orphans(context: &Context, id: &ContainerId) {
     let (Ok(orphans), Ok(shim)) = (listed.await, connection(context).await) else { return };
     for (exec, fifos) in orphans {
         tracing::info!(container = %id, exec, "ending a command of an earlier daemon");
-        kill(&shim, id, &exec).await;
+        kill(&shim, id, &exec, foreign_cgroup(context, id).as_ref()).await;
         // Not there: it had ended, or was never begun.
         let _ = shim.delete(id.as_str(), Some(&exec)).await;
         drop(fifos);
@@ -167,14 +175,16 @@ struct Guard {
     shim: Option<Shim>,
     id: ContainerId,
     exec: String,
+    cgroup: Option<Cgroup>,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         if let Some(shim) = self.shim.take() {
             let (id, exec) = (self.id.clone(), self.exec.clone());
+            let cgroup = self.cgroup.take();
             tokio::spawn(async move {
-                kill(&shim, &id, &exec).await;
+                kill(&shim, &id, &exec, cgroup.as_ref()).await;
                 let _ = shim.delete(id.as_str(), Some(&exec)).await;
             });
         }
@@ -261,9 +271,14 @@ impl From<TooMuch> for Trouble {
     }
 }
 
-/// Kills a command and waits until it is dead.
-async fn kill(shim: &Shim, id: &ContainerId, exec: &str) {
+/// Kills a command and waits until it is dead. Our own shim kills what it has started as well; for
+/// any other, that is looked for in the container's cgroup.
+async fn kill(shim: &Shim, id: &ContainerId, exec: &str, cgroup: Option<&Cgroup>) {
     const LIMIT: Duration = Duration::from_secs(5);
+    if let Some(cgroup) = cgroup {
+        let started = family::of(shim, id.as_str(), exec, cgroup).await;
+        family::kill(&started);
+    }
     if shim.kill(id.as_str(), Some(exec), 9, true).await.is_ok() {
         let _ = tokio::time::timeout(LIMIT, shim.wait(id.as_str(), Some(exec))).await;
     }

@@ -15,6 +15,7 @@ mod convert;
 mod effect;
 mod error;
 mod exec;
+mod family;
 mod figures;
 mod handlers;
 mod kept;

@@ -194,7 +194,7 @@ impl Carriers {
         carrier.orders.give(Order::Reopen(reply));
         match tokio::time::timeout(REOPEN, answer).await {
             Ok(Ok(done)) => Ok(done?),
-            // The container has closed its outputs: nothing is written any more.
+            // The container has ended meanwhile: nothing is written any more.
             Ok(Err(_)) => Ok(()),
             Err(_) => failed(
                 Kind::TimedOut,

@@ -171,7 +171,8 @@ impl Pump {
             // opened; a read tells always.
             self.rounds(|_| true, false);
         }
-        while !self.sources.is_empty() {
+        // A log whose container has closed its outputs may still be reopened.
+        while !self.sources.is_empty() || self.until.is_none() {
             let ready = self.wait();
             if !self.obey() {
                 break;
@@ -446,8 +447,7 @@ mod tests {
             self.write = None;
             let (reply, done) = oneshot::channel();
             self.orders.give(Order::Finish(Duration::from_secs(20), reply));
-            // Not taken any more: the pump has seen the end by itself.
-            let _ = done.blocking_recv();
+            done.blocking_recv().unwrap();
             texts(&self.log())
         }
     }
@@ -503,7 +503,9 @@ mod tests {
         let log = LogFile::open(&dir.path().join("log")).unwrap();
         let orders = Orders::new().unwrap();
         orders.start(vec![Source::new(Stream::Stdout, read)], log, true).unwrap();
-        until(|| orders.0.queue().is_none());
+        let (reply, done) = oneshot::channel();
+        orders.give(Order::Finish(Duration::from_secs(1000), reply));
+        assert_eq!(done.blocking_recv().unwrap(), 0);
     }
 
     #[test]
@@ -533,9 +535,10 @@ mod tests {
         let (reply, done) = oneshot::channel();
         bed.orders.give(Order::Reopen(reply));
         done.blocking_recv().unwrap().unwrap();
+        assert!(bed.log().exists(), "it is answered when the new file is there");
+        assert_eq!(texts(&old), "F one\n");
         bed.say(b"two\n");
         assert_eq!(bed.finish(), "F two\n");
-        assert_eq!(texts(&old), "F one\n");
     }
 
     #[test]
@@ -550,8 +553,9 @@ mod tests {
         orders.start(vec![Source::new(Stream::Stderr, read)], log, false).unwrap();
         rustix::io::write(&write, b"one\ntwo\nthree\n").unwrap();
         drop(write);
-        until(|| orders.0.queue().is_none());
-        assert_eq!(orders.dropped(), 3);
+        let (reply, done) = oneshot::channel();
+        orders.give(Order::Finish(Duration::from_secs(20), reply));
+        assert_eq!(done.blocking_recv().unwrap(), 3);
     }
 
     #[test]

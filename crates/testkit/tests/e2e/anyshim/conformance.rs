@@ -206,10 +206,11 @@ pub(super) async fn exec(bed: &mut Bed, _: &Subject) -> Result<()> {
         Ok(output) => assert_ne!(output.code, 0),
     }
     let begin = Instant::now();
-    let slow = cri.exec_within(&id, &["sleep", "4711"], 1).await;
+    let line = "sleep 4711 & (sleep 4712; true) & setsid sleep 4713 & sleep 4714";
+    let slow = cri.exec_within(&id, &["sh", "-c", line], 1).await;
     assert_eq!(refused(slow), Code::DeadlineExceeded);
     assert!(begin.elapsed() >= Duration::from_secs(1));
-    assert!(!cri.shell(&id, "ps").await?.contains("sleep 4711"));
+    assert!(!cri.shell(&id, "ps").await?.contains("sleep 471"));
     let much =
         cri.exec_within(&id, &["sh", "-c", "head -c 20000000 /dev/zero; exit 5"], 30).await?;
     assert_eq!((much.stdout.len(), much.exit_code), (16 << 20, 5));
