@@ -299,10 +299,11 @@ pub(super) async fn release(context: &Context) -> Result<()> {
     bundle::clear(context, &context.layout().bundle(id.as_str())).await
 }
 
-/// The same at the end of a pod: a shim that has nothing more to run is killed for one call that it
-/// leaves unanswered.
+/// The same at the end of a pod: a shim by others that has nothing more to run is killed for one call
+/// that it leaves unanswered. Ours answers all but what its OCI runtime hangs in, and whoever comes
+/// after it meets the same runtime.
 pub(super) async fn put_down_at_the_end(context: &Context, id: &str) -> Result<bool> {
-    if context.record.containers.values().any(|c| c.running()) {
+    if !foreign(context) || context.record.containers.values().any(|c| c.running()) {
         return put_down_if_silent(context, id).await;
     }
     put_down(context, id).await?;
