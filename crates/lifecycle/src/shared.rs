@@ -156,7 +156,9 @@ impl Shared {
     pub(crate) fn hear(&self, event: Event) {
         match event {
             Event::Oom { container } => {
-                if self.registry.container_view(&container).is_ok() {
+                let view = self.registry.container_view(&container);
+                // The registry takes the beginning of an id for the whole.
+                if view.is_ok_and(|view| view.id().as_str() == container) {
                     let mut ooms = self.ooms.lock().unwrap_or_else(PoisonError::into_inner);
                     ooms.insert(container);
                 }

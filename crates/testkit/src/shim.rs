@@ -299,6 +299,10 @@ fn read_frame(from: &mut UnixStream) -> Result<Option<Vec<u8>>> {
 /// The same answer to State, but for what it says.
 fn still_running(frame: &[u8]) -> Result<Vec<u8>> {
     let mut response = Response::decode(&frame[HEADER..])?;
+    // An error: it does not have the task.
+    if response.payload.is_empty() {
+        return Ok(frame.to_vec());
+    }
     let mut state = State::decode(response.payload.as_slice())?;
     state.status = RUNNING;
     response.payload = state.encode_to_vec();

@@ -132,6 +132,26 @@ struct Carrier {
     _stdin: Option<OwnedFd>,
 }
 
+/// Sources that are to be carried. Those that do not come to be, because the log cannot be opened or
+/// nobody waits for that any more, are there for the next try.
+struct Taken {
+    carrier: Arc<Carrier>,
+    sources: Vec<Source>,
+}
+
+impl From<Arc<Carrier>> for Taken {
+    fn from(carrier: Arc<Carrier>) -> Self {
+        let sources = std::mem::take(&mut *lock(&carrier.sources));
+        Self { carrier, sources }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        lock(&self.carrier.sources).append(&mut self.sources);
+    }
+}
+
 impl Carriers {
     fn all(&self) -> MutexGuard<'_, HashMap<ContainerId, Arc<Carrier>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -157,32 +177,25 @@ impl Carriers {
     }
 
     /// Opens the log and begins to carry: when the container is started, because the kubelet counts
-    /// its starts by its log files. `resumed`: another daemon has carried before.
+    /// its starts by its log files. Once carried, it does nothing. `resumed`: another daemon has
+    /// carried before.
     pub(crate) async fn begin(&self, id: &ContainerId, resumed: bool) -> Result<()> {
         let Some(carrier) = self.of(id) else { return Ok(()) };
         let Some(path) = carrier.wanted.log.clone() else { return Ok(()) };
-        let sources = std::mem::take(&mut *lock(&carrier.sources));
-        if sources.is_empty() {
+        let mut taken = Taken::from(carrier);
+        if taken.sources.is_empty() {
             return Ok(());
         }
         let opened = blocking(move || {
             Ok(if resumed { LogFile::resume(&path)? } else { LogFile::open(&path)? })
         });
-        match opened.await {
-            Ok(log) => carrier.orders.start(sources, log, resumed),
-            Err(why) => {
-                // The next try finds them.
-                *lock(&carrier.sources) = sources;
-                Err(why)
-            }
-        }
+        let log = opened.await?;
+        taken.carrier.orders.start(std::mem::take(&mut taken.sources), log, resumed)
     }
 
-    /// Goes on carrying what a dead daemon has carried; nothing if this one does already.
+    /// Goes on carrying what a dead daemon has carried; nothing if this one does already. What is
+    /// only opened is carried from now on: the dead one had started the task, and not said so.
     pub(crate) async fn resume(&self, id: &ContainerId, wanted: Wanted) -> Result<()> {
-        if self.of(id).is_some() {
-            return Ok(());
-        }
         self.open(id, wanted).await?;
         self.begin(id, true).await
     }

@@ -18,6 +18,9 @@ const SOON: Duration = Duration::from_secs(2);
 /// How long a shim may take to tell of the end of a process that is seen to have ended.
 const UNTOLD: Duration = Duration::from_secs(5);
 
+/// How long the log of a container that has ended may take to be opened.
+const LOG: Duration = Duration::from_secs(5);
+
 /// How often a leaf is looked at meanwhile: nothing announces that it is empty.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -33,14 +36,28 @@ enum End {
 
 /// Waits for the exit, then sees that nothing of the container is alive.
 pub(super) async fn watch(context: &Context, id: &ContainerId) -> Result<Outcome> {
-    stdio::resume(context, id).await;
-    match end(context, id).await {
+    match end_beside_log(context, id).await {
         End::Told(shim, exited) => told(context, id, &shim, exited).await,
         End::Untold => {
             let text = "the container has ended, and its shim has not told how".to_owned();
             lost(context, id, text).await
         }
         End::Unanswered(why) => unanswered(context, id, why).await,
+    }
+}
+
+/// The end, while the log is opened again: a disk that hangs must not hide it.
+async fn end_beside_log(context: &Context, id: &ContainerId) -> End {
+    let mut resumed = std::pin::pin!(stdio::resume(context, id));
+    let mut ended = std::pin::pin!(end(context, id));
+    tokio::select! {
+        () = &mut resumed => ended.await,
+        end = &mut ended => {
+            if tokio::time::timeout(LOG, resumed).await.is_err() {
+                tracing::warn!(container = %id, "its log could not be opened within {LOG:?}");
+            }
+            end
+        }
     }
 }
 
@@ -71,7 +88,7 @@ async fn told(context: &Context, id: &ContainerId, shim: &Shim, exited: Exited) 
         true => None,
         false => shim.exit_facts(id.as_str()).await.ok(),
     };
-    let counted = settle(context, id).await? || context.shared.lacked_memory(id);
+    let counted = lacked_memory(context, id).await?;
     let carried = context.shared.carriers.finish(id).await;
     let dropped = ours.as_ref().map_or(carried, |facts| facts.dropped_log_lines);
     let oom = ours.map_or(counted, |facts| facts.oom_killed || counted);
@@ -161,12 +178,19 @@ async fn unanswered(context: &Context, id: &ContainerId, why: Trouble) -> Result
 
 /// The exit of a container of which nobody can tell more than that it is dead now.
 async fn lost(context: &Context, id: &ContainerId, mut message: String) -> Result<Outcome> {
-    if settle(context, id).await? || context.shared.lacked_memory(id) {
+    if lacked_memory(context, id).await? {
         message.push_str("; the kernel had killed in the container for lack of memory");
     }
     context.shared.carriers.finish(id).await;
     let at = context.shared.now();
     Ok(Outcome::Exited(Exit { code: 255, at, reason: "Error".into(), message }))
+}
+
+/// Sees to it that nothing of the container is alive; was it short of memory, by its cgroup or by
+/// what its shim has told?
+async fn lacked_memory(context: &Context, id: &ContainerId) -> Result<bool> {
+    let counted = settle(context, id).await?;
+    Ok(context.shared.lacked_memory(id) || counted)
 }
 
 /// Kills what is left in the container's cgroup and sees it gone; says if the kernel had killed in

@@ -49,6 +49,8 @@ pub(super) async fn resume(context: &Context, id: &ContainerId) {
 /// The task is gone.
 pub(super) async fn end(context: &Context, id: &ContainerId) {
     context.shared.carriers.end(id);
+    // A hint that came after the end is of no use to anybody.
+    context.shared.lacked_memory(id);
     if let (true, Ok(wanted)) = (shim::foreign(context), wanted(context, id)) {
         let let_go = blocking(move || {
             wanted.let_go();

@@ -3,7 +3,7 @@
 use berth_pod::record::{ContainerFact, PodWish, TaskFact};
 use berth_pod::spec::{ContainerSpec, Stdin};
 use berth_pod::{ContainerId, Kind};
-use berth_shim_client::{Any, Create, Kind as ShimKind, Mount, Options, Shim, Status};
+use berth_shim_client::{Any, Create, Kind as ShimKind, Mount, Options, Shim, State, Status};
 
 use super::{Context, Result, Trouble, cgroup, connection, exit, failed, shim, stdio};
 use crate::carry::Paths;
@@ -26,16 +26,11 @@ pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<Conta
 /// started, ns since the epoch.
 pub(super) async fn bring_up(context: &Context, shim: &Shim, create: Create) -> Result<(u32, i64)> {
     let name = create.id.clone();
-    match shim.create(create).await {
-        Ok(_) => {}
-        Err(why) if why.kind() == ShimKind::Exists => {
-            let state = shim.state(&name, None).await?;
-            if state.status != Status::Created {
-                // An earlier try has started it.
-                return Ok((state.pid, context.shared.now()));
-            }
-        }
-        Err(why) => return Err(why.into()),
+    if let Some(state) = made(context, shim, create).await?
+        && state.status != Status::Created
+    {
+        // An earlier try has started it.
+        return Ok((state.pid, context.shared.now()));
     }
     // The kubelet counts a container's starts by its log files: none before this.
     if let Ok(id) = ContainerId::parse(&name) {
@@ -55,6 +50,31 @@ pub(super) async fn bring_up(context: &Context, shim: &Shim, create: Create) -> 
         }
         Err(why) => Err(why.into()),
     }
+}
+
+/// Creates a task; the state of the one that an earlier try has made, if one has.
+async fn made(context: &Context, shim: &Shim, create: Create) -> Result<Option<State>> {
+    let name = create.id.clone();
+    // Some shims by others do not look whether they have it: they create it over the one that runs,
+    // fail, and unmount its rootfs. This waits for a Create that is still under way, too.
+    if shim::foreign(context) {
+        match shim.state(&name, None).await {
+            Ok(state) => return Ok(Some(state)),
+            Err(why) if unheard(why.kind()) => return Err(why.into()),
+            // Not all of them say NotFound before they have a task.
+            Err(_) => {}
+        }
+    }
+    match shim.create(create).await {
+        Ok(_) => Ok(None),
+        Err(why) if why.kind() == ShimKind::Exists => Ok(Some(shim.state(&name, None).await?)),
+        Err(why) => Err(why.into()),
+    }
+}
+
+/// Has the shim not answered?
+fn unheard(kind: ShimKind) -> bool {
+    matches!(kind, ShimKind::Unavailable | ShimKind::TimedOut | ShimKind::Cancelled)
 }
 
 async fn create(context: &Context, id: &ContainerId) -> Result<Create> {

@@ -3,6 +3,7 @@
 
 mod bad;
 mod conformance;
+mod killed;
 
 use std::path::PathBuf;
 
