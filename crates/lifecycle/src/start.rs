@@ -1,6 +1,8 @@
 //! Daemon start: fence the jobs of a dead daemon, load the records, adopt what lives.
 
 use std::collections::HashSet;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -115,7 +117,9 @@ fn furnish(settings: &Settings, cgroups: &Cgroups) -> Result<(), Error> {
         (root, "cni"),
     ];
     for directory in shared.map(|(above, name)| above.join(name)) {
+        // Their names are ids, which nobody else needs.
         std::fs::create_dir_all(&directory)
+            .and_then(|()| std::fs::set_permissions(&directory, Permissions::from_mode(0o711)))
             .map_err(|e| Error::from(("make", directory.as_path(), e).fail()))?;
     }
     let layout = Layout(settings);

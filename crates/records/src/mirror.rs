@@ -1,6 +1,7 @@
 //! A copy of each record beside what it describes, for the case that the database is lost.
 
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use berth_pod::record::PodRecord;
@@ -17,7 +18,10 @@ const NEW: &str = "record.new";
 pub(crate) fn write(mirror: &Path, id: &str, record: &[u8]) {
     let directory = mirror.join(id);
     let new = directory.join(NEW);
-    let Ok(mut file) = std::fs::File::create(&new) else { return };
+    // It holds the environment of containers: nobody else may read it.
+    let open =
+        std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&new);
+    let Ok(mut file) = open else { return };
     if compressed(record).and_then(|copy| file.write_all(&copy)).is_ok() {
         let _ = std::fs::rename(&new, directory.join(NAME));
     }

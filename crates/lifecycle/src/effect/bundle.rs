@@ -1,6 +1,9 @@
 //! The container's bundle: what its mounts and devices are is asked in a process of its own, then
 //! config.json is written.
 
+use std::fs::{File, Permissions, set_permissions};
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,7 +11,9 @@ use berth_oci::facts::{CheckedMount, ContainerInput, DeviceNode, PodInput, Sourc
 use berth_oci::spec::{DeviceKind, Seccomp};
 use berth_oci::{container_spec, parse_profile, to_json};
 use berth_pod::record::ContainerFact;
-use berth_pod::spec::{ContainerSpec, Mount, MountSource, PidMode, Profile, Propagation};
+use berth_pod::spec::{
+    ContainerSpec, Mount, MountSource, PidMode, Profile, Propagation, SandboxSpec,
+};
 use berth_pod::{ContainerId, Kind};
 use serde_json::{Value, json};
 
@@ -29,7 +34,8 @@ pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<Conta
     let seccomp = context.abortable(seccomp(context, spec)).await?;
     let config = config(context, id, &mounts, &devices, seccomp.as_ref())?;
     let bundle = context.layout().bundle(id.as_str());
-    blocking(move || write(&bundle, &config)).await?;
+    let group = group(&context.record.spec.spec);
+    blocking(move || write(&bundle, &config, group)).await?;
     Ok(ContainerFact::Bundle)
 }
 
@@ -224,16 +230,30 @@ async fn seccomp(context: &Context, spec: &ContainerSpec) -> Result<Option<Secco
 }
 
 /// Makes the bundle, or makes it again over what an earlier try left.
-pub(super) fn write(bundle: &Path, config: &[u8]) -> Result<()> {
+///
+/// Users of the node must not come to the root file system, whose set-uid programs they could run.
+/// The OCI runtime of a pod with a user namespace goes there as that namespace's root: `group`.
+pub(super) fn write(bundle: &Path, config: &[u8], group: Option<u32>) -> Result<()> {
     let rootfs = bundle.join("rootfs");
     std::fs::create_dir_all(&rootfs).map_err(|e| ("make", rootfs.as_path(), e).fail())?;
+    chown(bundle, None, group).map_err(|e| ("change the group of", bundle, e).fail())?;
+    let mode = Permissions::from_mode(if group.is_some() { 0o710 } else { 0o700 });
+    set_permissions(bundle, mode).map_err(|e| ("change the mode of", bundle, e).fail())?;
     replace(&bundle.join("config.json"), config)
 }
 
-/// Writes a file whole or not at all.
+/// The node's group that a pod's root group is, if it has a user namespace.
+pub(super) fn group(spec: &SandboxSpec) -> Option<u32> {
+    let ranges = &spec.namespaces.user.as_ref()?.gids;
+    ranges.iter().find(|range| range.container_id == 0).map(|range| range.host_id)
+}
+
+/// Writes a file whole or not at all, for nobody else to read: it may hold what is secret.
 pub(super) fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let new = path.with_extension("new");
-    std::fs::write(&new, content).map_err(|e| ("write", new.as_path(), e).fail())?;
+    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new);
+    file.and_then(|mut file| file.write_all(content))
+        .map_err(|e| ("write", new.as_path(), e).fail())?;
     std::fs::rename(&new, path).map_err(|e| ("replace", path, e).fail())?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use berth_pod::job::Outcome;
 use berth_pod::record::{Lost, PodFact, SandboxFact};
 use berth_pod::spec::PidMode;
 use berth_shim_client::{
-    Any, Create, CreateSandbox, Error as ShimError, Exited, Kind as ShimKind, Launch, Shim,
+    Any, Create, CreateSandbox, Error as ShimError, Exited, Kind as ShimKind, Shim,
 };
 
 use super::{Context, Result, Trouble, blocking, cgroup, connection, exit, pause, shim, task};
@@ -22,10 +22,6 @@ const GRACE: u32 = 2;
 
 pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
     let shim = connection(context).await?;
-    // The record has it, and is saved. A shim by others may write to these files.
-    if !shim::foreign(context) {
-        Launch::forget_answer(&context.layout().bundle(context.record.id.as_str()));
-    }
     let mode = context.handler()?.sandbox;
     let fact = match mode {
         SandboxMode::Task => None,

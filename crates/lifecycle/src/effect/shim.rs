@@ -53,8 +53,9 @@ pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
     }
     let config = config(context)?;
     let (at, made) = (bundle.clone(), leaf.clone());
+    let group = bundle::group(&context.record.spec.spec);
     blocking(move || {
-        bundle::write(&at, &config)?;
+        bundle::write(&at, &config, group)?;
         Ok(made.create(Extent::Only(&LEAF))?)
     })
     .await?;
@@ -297,6 +298,14 @@ pub(super) async fn release(context: &Context) -> Result<()> {
     socket::remove(context)?;
     context.shared.shim_logs.end(id);
     bundle::clear(context, &context.layout().bundle(id.as_str())).await
+}
+
+/// Removes what the shim answered when it was started, once the record that holds it is saved. A shim
+/// by others may still write to these files.
+pub(super) fn forget_answer(context: &Context) {
+    if !foreign(context) {
+        Launch::forget_answer(&context.layout().bundle(context.record.id.as_str()));
+    }
 }
 
 /// The same at the end of a pod: a shim by others that has nothing more to run is killed for one call

@@ -292,6 +292,12 @@ impl Machine {
             )
         });
         self.record_mut().containers.remove(id);
+        // A creation that waits for a save to be told of is told otherwise now.
+        for (_, _, reply) in &mut self.replies {
+            if matches!(reply, Ok(Reply::Container(created)) if created == id) {
+                *reply = Err(failure.clone());
+            }
+        }
         self.update_again.remove(id);
         self.unclaimed.remove(&Some(id.clone()));
         self.tries.retain(|s, _| s.container() != Some(id));

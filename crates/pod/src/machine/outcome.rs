@@ -306,13 +306,16 @@ impl Machine {
         }
     }
 
+    fn removed(&self) -> Failure {
+        let text = "it was removed before this call was done";
+        self.record.failure.clone().unwrap_or_else(|| Failure::new(Kind::Cancelled, text))
+    }
+
     pub(super) fn forgotten(&mut self) {
         for (token, wait) in std::mem::take(&mut self.waiters) {
             let reply = match wait {
                 Wait::Ready | Wait::Created(_) | Wait::Started(_) | Wait::Updated(_) => {
-                    Err(self.record.failure.clone().unwrap_or_else(|| {
-                        Failure::new(Kind::Cancelled, "it was removed before this call was done")
-                    }))
+                    Err(self.removed())
                 }
                 Wait::Gone => Ok(Reply::Anew),
                 Wait::Recreate(..) => Err(Failure::new(
@@ -324,6 +327,11 @@ impl Machine {
             self.out.push(Command::Reply(token, reply));
         }
         for (_, token, reply) in std::mem::take(&mut self.replies) {
+            let reply = match reply {
+                // It was about to be told, and is gone.
+                Ok(Reply::Ready | Reply::Container(_)) => Err(self.removed()),
+                other => other,
+            };
             self.out.push(Command::Reply(token, reply));
         }
     }

@@ -13,7 +13,13 @@ fn every_kind_of_leak_is_named_and_a_clean_node_is_clean() -> Result<()> {
     let cgroup = format!("{}/leaked-cgroup", node.parent().dir("pids").display());
     let kill = "kill $(ps -e -o pid,args | awk '$2 == \"sleep\" && $3 == 4242 {print $1}')";
     let leaks = [
-        ("process", "sleep 4242", "setsid sleep 4242 >/dev/null 2>&1 &", kill),
+        (
+            "process",
+            "sleep 4242",
+            // Seen once it has come to its exec.
+            "setsid sleep 4242 >/dev/null 2>&1 & until pgrep -f '^sleep 4242' >/dev/null; do :; done",
+            kill,
+        ),
         (
             "mount",
             "tmpfs",

@@ -252,3 +252,26 @@ fn a_privileged_container_has_everything() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn users_of_the_node_neither_read_what_a_pod_was_given_nor_reach_its_files() -> Result<()> {
+    on_a_node(async |bed| {
+        let (pod, id) = bed.idle("secret").await?;
+        let nobody = |args: &[&str]| {
+            let who = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+            bed.node.run("setpriv", &[&who[..], args].concat())
+        };
+        nobody(&["test", "-d", "/run/berth/bundles"])?;
+        let config = format!("/run/berth/bundles/{id}/config.json");
+        let program = format!("/run/berth/bundles/{id}/rootfs/bin/busybox");
+        let record = format!("/run/berth/sandboxes/{}/record.json.gz", pod.id);
+        for file in [&config, &program, &record] {
+            bed.node.run("head", &["-c1", file])?;
+            assert!(nobody(&["head", "-c1", file]).is_err(), "nobody reads {file}");
+        }
+        for directory in ["/run/berth/bundles", "/run/berth/sandboxes"] {
+            assert!(nobody(&["ls", directory]).is_err(), "nobody lists {directory}");
+        }
+        Ok(())
+    })
+}
