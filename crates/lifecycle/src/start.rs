@@ -11,7 +11,7 @@ use berth_cgroup::{Cgroup, Cgroups, Controller, Extent};
 use berth_cni::Network;
 use berth_image::Store;
 use berth_pod::machine::Machine;
-use berth_pod::record::{PodRecord, PodWish};
+use berth_pod::record::PodRecord;
 use berth_pod::{Kind, SandboxId};
 use berth_records::{Loaded, Records};
 use berth_shim_client::Events;
@@ -204,20 +204,23 @@ async fn adopt(shared: &Arc<Shared>, loaded: Loaded) -> Vec<Arc<PodRecord>> {
     pods.sort_by_key(|record| std::cmp::Reverse(record.created_at));
     let mut names = HashSet::new();
     let mut live = Vec::new();
-    for mut record in pods {
-        if !names.insert(record.spec.spec.name.clone()) {
-            record.wish = PodWish::Remove;
-        }
+    for record in pods {
+        let loaded = record.clone();
         let lives = record.boot_id == shared.boot_id && record.shim.held().is_some();
-        let machine = Machine::restore(record, &shared.boot_id, shared.now());
+        let mut machine = Machine::restore(record, &shared.boot_id, shared.now());
+        if !names.insert(loaded.spec.spec.name.clone()) {
+            machine.remove();
+        }
         let record = machine.record();
         if lives {
             live.push(Arc::clone(record));
         }
         let (own, queue) = mpsc::unbounded_channel();
         shared.registry.insert(picture::view(&machine, false, None), own.clone());
-        let saved = Some(Arc::clone(machine.record()));
-        pod_task::start(shared, machine, saved, (own, queue));
+        // Mostly the same, and then there is only one of it.
+        let same = **record == loaded;
+        let saved = if same { Arc::clone(record) } else { Arc::new(loaded) };
+        pod_task::start(shared, machine, Some(saved), (own, queue));
     }
     shared.leftovers.add(loaded.leftovers.into_iter().map(|(row, l)| (Some(row), l)).collect());
     live

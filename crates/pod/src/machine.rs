@@ -254,7 +254,15 @@ impl Machine {
         }
         send_again(&mut record);
         let dirty = record != as_saved;
-        Self { dirty, saved: Some(Arc::new(as_saved)), ..Self::new(record) }
+        let mut machine = Self { dirty, ..Self::new(record) };
+        let same = || Arc::clone(&machine.record);
+        machine.saved = Some(if dirty { Arc::new(as_saved) } else { same() });
+        machine
+    }
+
+    /// The pod is to be removed though nobody has asked: another one has its name.
+    pub fn remove(&mut self) {
+        self.wish(PodWish::Remove);
     }
 
     /// The record as it stands.

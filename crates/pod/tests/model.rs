@@ -8,7 +8,7 @@ mod world;
 
 use world::{
     Budget, Script, explore, lose_an_unclaimed_sandbox, lose_the_daemon_around_the_stop_signal,
-    never_delete_a_task_that_never_ran, never_delete_an_ended_task, saves_before_each_answer,
+    never_delete_a_task_that_never_ran, never_delete_an_ended_task, saves_before_each_answer, walk,
 };
 
 /// Explores a script, and sees that there was something to explore.
@@ -77,4 +77,20 @@ fn a_call_waits_for_few_saves() {
     use Script::{Create, Run, Start};
     // The intents of all that it needs, and what it is told; between them, the pod's namespaces.
     assert_eq!(saves_before_each_answer(&[Run, Create, Start]), [3, 2, 2]);
+}
+
+#[test]
+fn whole_lives_at_random_keep_every_promise() {
+    use Script::{Create, GiveUp, Remove, RemovePod, Run, Start, Stop, StopPod, Update};
+    let lives: [&[Script]; 4] = [
+        &[Run, Create, Start, Update, Stop, Remove, StopPod, RemovePod],
+        &[Run, Create, Update, Start, StopPod, RemovePod],
+        &[Run, GiveUp, Run, Create, GiveUp, Create, Start, GiveUp, Start, Remove],
+        &[Run, Create, Remove, Create, Start, StopPod, Remove],
+    ];
+    for script in lives {
+        for (failures, crashes) in [(1, 0), (2, 2)] {
+            walk(script, 2_000, Budget { failures, crashes, depth: 60 });
+        }
+    }
 }

@@ -295,7 +295,7 @@ pub(super) async fn release(context: &Context) -> Result<()> {
     context.shared.disconnect(id);
     cgroup::clear(leaf).await?;
     // Now nobody listens there any more.
-    socket::remove(context)?;
+    socket::remove(context).await?;
     context.shared.shim_logs.end(id);
     bundle::clear(context, &context.layout().bundle(id.as_str())).await
 }
@@ -369,7 +369,7 @@ async fn clean_up(context: &Context, leaf: &Cgroup, binary: &std::path::Path) ->
     if bundle.join("config.json").exists() {
         run_delete(context, &launch(context, binary)).await?;
     }
-    socket::remove(context)?;
+    socket::remove(context).await?;
     let answer = Launch::answer_file(&bundle);
     match std::fs::remove_file(&answer) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {

@@ -385,6 +385,13 @@ impl Moment {
         self.wake = None;
     }
 
+    /// What lets something go is known to a restarted daemon, unless the disk has taken no save.
+    fn is_reason_saved(&self, reason: impl Fn(&PodRecord) -> Option<(u8, bool)>) {
+        let now = self.machine.as_ref().and_then(|machine| reason(machine.record()));
+        let saved = self.saved.as_ref().and_then(reason);
+        assert!(self.unsaved || now == saved, "released by {now:?}, and {saved:?} is saved");
+    }
+
     /// A job starts: what it needs must exist, and nothing that needs what it releases.
     fn start(&mut self, job: Job) {
         assert!(!self.jobs.contains_key(&job.subject), "two jobs on {:?}", job.subject);
@@ -423,6 +430,7 @@ impl Moment {
                 assert!(self.exists.contains(&Subject::Pod(PodHolding::Sandbox)));
             }
             (Subject::Pod(h), Verb::Release) => {
+                self.is_reason_saved(|r| Some((r.wish as u8, r.lost.is_some())));
                 for other in PodHolding::ALL.iter().filter(|o| o.needs().contains(h)) {
                     assert!(!self.really(&Subject::Pod(*other)), "{h:?} goes before {other:?}");
                 }
@@ -436,6 +444,8 @@ impl Moment {
                 }
             }
             (Subject::Container(id, h), Verb::Release) => {
+                let of = |c: &std::sync::Arc<ContainerRecord>| (c.wish as u8, c.exit.is_some());
+                self.is_reason_saved(|r| r.containers.get(id).map(of));
                 for other in ContainerHolding::ALL.iter().filter(|o| o.needs().contains(h)) {
                     let other = Subject::Container(id.clone(), *other);
                     assert!(!self.really(&other), "{h:?} goes before {other:?}");
@@ -824,4 +834,51 @@ pub(crate) fn saves_before_each_answer(script: &[Script]) -> Vec<usize> {
         saves
     };
     script.iter().map(|_| saves(&mut moment)).collect()
+}
+
+/// Follows a script at random, so many times, and much deeper than every way can be searched.
+pub(crate) fn walk(script: &[Script], walks: u64, budget: Budget) {
+    let _told = Told;
+    for seed in 1..=walks {
+        let mut dice = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut below = |limit: usize| {
+            dice ^= dice << 13;
+            dice ^= dice >> 7;
+            dice ^= dice << 17;
+            usize::try_from(dice >> 33).unwrap_or_default() % limit
+        };
+        let mut moment = Moment::first();
+        PATH.with(|path| path.borrow_mut().clear());
+        for _ in 0..below(script.len()) {
+            moment.happen(&Choice::Ask, script);
+            moment.come_to_rest(script);
+        }
+        // In some walks much goes wrong early, in others little and late.
+        let trouble = below(4);
+        for _ in 0..budget.depth {
+            let mut choices = moment.choices(script, budget);
+            if below(8) >= trouble && choices.iter().any(Choice::is_well) {
+                choices.retain(Choice::is_well);
+            }
+            if choices.is_empty() {
+                break;
+            }
+            let choice = choices.swap_remove(below(choices.len()));
+            PATH.with(|path| path.borrow_mut().push(choice.clone()));
+            moment.happen(&choice, script);
+        }
+        moment.settle(script);
+    }
+}
+
+impl Choice {
+    /// Nothing goes wrong by it.
+    fn is_well(&self) -> bool {
+        match self {
+            Self::Crash(_) | Self::Save(false) | Self::Exit => false,
+            Self::End(_, How::FailsBefore | How::FailsAfter) => false,
+            Self::End(Subject::Sandbox, how) => *how != How::Works,
+            _ => true,
+        }
+    }
 }
