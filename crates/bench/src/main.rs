@@ -27,11 +27,15 @@ use crate::report::machine::{Machine, load};
 use crate::report::table::{Style, write};
 use crate::rows::{Amount, Bench};
 use crate::subject::cri::CriSubject;
+use crate::subject::handlers::{self, Handler};
 use crate::subject::make::{self, Parts};
 use crate::subject::{Kind, Subject};
 
 /// The parts that `--only` knows.
-const PARTS: [&str; 8] = ["rpc", "rates", "memory", "lists", "idle", "restart", "logs", "pull"];
+const PARTS: [&str; 9] =
+    ["rpc", "rates", "memory", "lists", "idle", "restart", "logs", "pull", HANDLERS];
+/// The part in which the subjects have more handlers than the one of everybody.
+const HANDLERS: &str = "handlers";
 
 #[derive(Debug, Parser)]
 #[command(about = "Measures CRI runtimes side by side", args_conflicts_with_subcommands = true)]
@@ -54,7 +58,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// Only these parts: rpc, rates, memory (and CPU), lists, idle, restart, logs, pull
+    /// Only these parts: rpc, rates, memory (and CPU), lists, idle, restart, logs, pull, handlers
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Whom to measure, of bare, berth and containerd; without this and without --socket, all
@@ -146,16 +150,11 @@ impl Run {
         let started = Instant::now();
         let parts = self.parts()?;
         let mut machine = Machine::before(&parts.runtime);
-        let subjects = self.make(&parts).await?;
-        for subject in &subjects {
-            machine.versions.extend(subject.version().await?);
-        }
-        let names = subjects.iter().map(|subject| subject.name.clone()).collect();
-        let (report, amount) = (Report::new(names, self.held), self.amount());
-        let mut bench = Bench { subjects, report, amount, parts: self.only.clone() };
+        let (report, amount) = (Report::new(self.names(), self.held), self.amount());
+        let mut bench = Bench { subjects: Vec::new(), report, amount, parts: self.only.clone() };
         let signalled = signalled()?;
         let outcome = tokio::select! {
-            outcome = bench.all() => outcome,
+            outcome = self.measure(&mut bench, parts, &mut machine) => outcome,
             signal = signalled => signal,
         };
         // What was measured before a failure is worth seeing, too.
@@ -167,7 +166,6 @@ impl Run {
             }
             return Err(error);
         }
-        bench.subjects.into_iter().try_for_each(Subject::close)?;
         machine.seconds = started.elapsed().as_secs_f64();
         machine.load_after = load();
         if let Some(path) = &self.json {
@@ -179,6 +177,46 @@ impl Run {
             Some(path) => publish(path, &bench.report, &machine, &amount),
             None => Ok(()),
         }
+    }
+
+    /// The subjects take their turns part by part; those that have handlers come back with them,
+    /// on nodes of their own, so that no other row has them.
+    async fn measure(
+        &self,
+        bench: &mut Bench,
+        mut parts: Parts,
+        machine: &mut Machine,
+    ) -> Result<()> {
+        if PARTS.iter().any(|part| *part != HANDLERS && bench.wants(part)) {
+            bench.subjects = self.make(&self.names(), &parts).await?;
+            for pair in &self.socket {
+                bench.subjects.push(self.foreign(pair).await?);
+            }
+            for subject in &bench.subjects {
+                machine.versions.extend(subject.version().await?);
+            }
+            bench.all().await?;
+            bench.close()?;
+        }
+        let names: Vec<_> = self.names().into_iter().filter(|name| name != "bare").collect();
+        if bench.wants(HANDLERS) && names.iter().any(|name| make::OWN.contains(&name.as_str())) {
+            parts.handlers = handlers::found()?;
+            machine.versions.extend(parts.handlers.iter().filter_map(Handler::version));
+            bench.subjects = self.make(&names, &parts).await?;
+            bench.handlers(&parts.handlers).await;
+            bench.close()?;
+        }
+        Ok(())
+    }
+
+    /// The names of all subjects.
+    fn names(&self) -> Vec<String> {
+        let own = match self.subjects.is_empty() && self.socket.is_empty() {
+            true => make::OWN.map(str::to_owned).to_vec(),
+            false => self.subjects.clone(),
+        };
+        let named = self.socket.iter().filter_map(|pair| pair.split('=').next());
+        own.into_iter().chain(named.map(str::to_owned)).collect()
     }
 
     fn amount(&self) -> Amount {
@@ -196,24 +234,26 @@ impl Run {
         }
     }
 
-    async fn make(&self, parts: &Parts) -> Result<Vec<Subject>> {
-        let mut names = self.subjects.clone();
-        if names.is_empty() && self.socket.is_empty() {
-            names = make::OWN.map(str::to_owned).to_vec();
-        }
+    /// Sets up those of the names that are this bench's own.
+    async fn make(&self, names: &[String], parts: &Parts) -> Result<Vec<Subject>> {
         let mut subjects: Vec<Subject> = Vec::new();
-        for name in &names {
+        for name in names.iter().filter(|name| !self.is_foreign(name)) {
             eprintln!("setting up {name}");
             let beside = subjects.iter().find_map(Subject::site).map(|site| &site.node);
             let subject = make::own(name, parts, beside).await;
             subjects.push(subject.with_context(|| format!("set up {name}"))?);
         }
-        for pair in &self.socket {
-            let (name, path) = pair.split_once('=').context("--socket takes NAME=PATH")?;
-            let cri = CriSubject::foreign(Path::new(path), &self.image).await?;
-            subjects.push(Subject { name: name.to_owned(), kind: Kind::Cri(Box::new(cri)) });
-        }
         Ok(subjects)
+    }
+
+    fn is_foreign(&self, name: &str) -> bool {
+        self.socket.iter().any(|pair| pair.split('=').next() == Some(name))
+    }
+
+    async fn foreign(&self, pair: &str) -> Result<Subject> {
+        let (name, path) = pair.split_once('=').context("--socket takes NAME=PATH")?;
+        let cri = CriSubject::foreign(Path::new(path), &self.image).await?;
+        Ok(Subject { name: name.to_owned(), kind: Kind::Cri(Box::new(cri)) })
     }
 
     fn parts(&self) -> Result<Parts> {
@@ -223,10 +263,8 @@ impl Run {
         let berth = std::fs::canonicalize(&berth).with_context(|| {
             format!("{} is not built: `cargo build --release -p berth`", berth.display())
         })?;
-        let dirs = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-        let runtime = dirs.split(':').map(|dir| Path::new(dir).join(&self.runtime));
-        let runtime = runtime.into_iter().find(|path| path.is_file());
+        let runtime = handlers::program(&self.runtime);
         let runtime = runtime.with_context(|| format!("no OCI runtime {}", self.runtime))?;
-        Ok(Parts { runtime, berth })
+        Ok(Parts { runtime, berth, handlers: Vec::new() })
     }
 }

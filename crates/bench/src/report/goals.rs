@@ -16,7 +16,7 @@ const OWN: &str = "berth";
 const PEER: &str = "containerd";
 const FLOOR: &str = "bare";
 
-const GOALS: [Goal; 11] = [
+const GOALS: [Goal; 15] = [
     Goal {
         asked: "a running pod in at most half of containerd's time, or within 12 ms of the bare commands",
         seen: running,
@@ -51,6 +51,16 @@ const GOALS: [Goal; 11] = [
     Goal {
         asked: "all pods listed right after SIGKILL and start: within 200 ms",
         seen: |report| below(report, "restart/listed", 200.0, "ms"),
+    },
+    Goal {
+        asked: "a running pod by runc ahead of containerd",
+        seen: |report| ahead(report, "handler/runc"),
+    },
+    Goal { asked: "… by crun", seen: |report| ahead(report, "handler/crun") },
+    Goal { asked: "… by gVisor's runsc", seen: |report| ahead(report, "handler/gvisor") },
+    Goal {
+        asked: "… by containerd's own shim for runc",
+        seen: |report| ahead(report, "handler/runc-v2"),
     },
 ];
 

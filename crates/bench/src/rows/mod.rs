@@ -1,5 +1,6 @@
 //! What is measured, part by part.
 
+mod handlers;
 pub(crate) mod held;
 mod lists;
 mod logs;
@@ -59,7 +60,15 @@ impl Bench {
 }
 
 impl Bench {
-    /// Measures every part that was asked for.
+    /// Ends all subjects.
+    ///
+    /// # Errors
+    /// If one leaves something behind.
+    pub(crate) fn close(&mut self) -> Result<()> {
+        std::mem::take(&mut self.subjects).into_iter().try_for_each(Subject::close)
+    }
+
+    /// Measures every part that was asked for, but the handlers.
     ///
     /// # Errors
     /// If a call fails, or something was not done.

@@ -237,7 +237,7 @@ impl CriSubject {
         Ok(steps)
     }
 
-    async fn exec(&self, container: &str) -> Result<()> {
+    pub(super) async fn exec(&self, container: &str) -> Result<()> {
         let output = self.cri.exec_within(container, &["true"], 10).await.context("ExecSync")?;
         if output.exit_code != 0 {
             bail!("ExecSync(true) gave the exit code {}", output.exit_code);

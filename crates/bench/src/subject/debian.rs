@@ -69,6 +69,11 @@ pub(crate) fn configuration(node: &Node, parts: &Parts) -> Result<String> {
     let text = |path: &Path| path.to_str().map(str::to_owned).context("a path in UTF-8");
     let [root, opt] = ["containerd", "opt"].map(|name| node.disk().join(name));
     let dirs = node.config().plugin_dirs();
+    let own = text(&parts.runtime)?;
+    let mut runtimes = runtime("runc", &own);
+    for handler in parts.handlers.iter().filter(|handler| handler.name != "runc") {
+        runtimes.push_str(&handler.for_containerd(&own)?);
+    }
     let [dir] = &dirs[..] else { bail!("containerd looks for CNI plugins in one directory") };
     Ok(format!(
         "version = 2\nroot = {root:?}\nstate = \"/run/containerd\"\n\
@@ -79,12 +84,17 @@ pub(crate) fn configuration(node: &Node, parts: &Parts) -> Result<String> {
          restrict_oom_score_adj = true\n\
          [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = {dir:?}\n\
          conf_dir = \"/etc/cni/net.d\"\n\
-         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n\
-         runtime_type = \"io.containerd.runc.v2\"\n\
-         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc.options]\n\
-         BinaryName = {runtime:?}\n",
+         {runtimes}",
         root = text(&root)?,
         opt = text(&opt)?,
-        runtime = text(&parts.runtime)?,
     ))
+}
+
+/// The tables of a runtime by containerd's shim.
+pub(crate) fn runtime(name: &str, binary: &str) -> String {
+    let table = format!("plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{name}");
+    format!(
+        "[{table}]\nruntime_type = \"io.containerd.runc.v2\"\n\
+         [{table}.options]\nBinaryName = {binary:?}\n"
+    )
 }

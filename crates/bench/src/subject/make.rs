@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::bare::Bare;
 use super::cri::{CriSubject, Own};
+use super::handlers::Handler;
 use super::site::{Program, Site};
 use super::{Kind, Subject, debian};
 
@@ -23,6 +24,8 @@ pub(crate) struct Parts {
     pub(crate) runtime: PathBuf,
     /// Berth's daemon.
     pub(crate) berth: PathBuf,
+    /// More handlers, for those who have any.
+    pub(crate) handlers: Vec<Handler>,
 }
 
 /// The subjects that this bench can set up by itself.
@@ -33,7 +36,7 @@ pub(crate) const OWN: [&str; 3] = ["bare", "berth", "containerd"];
 /// # Errors
 /// If it does not come up.
 pub(crate) async fn own(name: &str, parts: &Parts, beside: Option<&Node>) -> Result<Subject> {
-    let mut site = Site::make(config(parts), beside)?;
+    let mut site = Site::make(config(parts)?, beside)?;
     push(&mut site.node, &["busybox"])?;
     let kind = match name {
         "bare" => Kind::Bare(Box::new(bare(site, parts).await?)),
@@ -44,12 +47,15 @@ pub(crate) async fn own(name: &str, parts: &Parts, beside: Option<&Node>) -> Res
     Ok(Subject { name: name.to_owned(), kind })
 }
 
-fn config(parts: &Parts) -> Config {
-    let text = format!(
+fn config(parts: &Parts) -> Result<Config> {
+    let mut text = format!(
         "[log]\nlevel = \"info\"\n[handlers.berth]\nruntime = {:?}\n",
         parts.runtime.display().to_string()
     );
-    Config::default().drop_in("50-bench.toml", &text)
+    for handler in &parts.handlers {
+        text.push_str(&handler.for_berth()?);
+    }
+    Ok(Config::default().drop_in("50-bench.toml", &text))
 }
 
 /// The environment of a daemon: the PATH of a service.

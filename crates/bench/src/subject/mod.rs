@@ -3,6 +3,7 @@
 pub(crate) mod bare;
 pub(crate) mod cri;
 mod debian;
+pub(crate) mod handlers;
 pub(crate) mod make;
 pub(crate) mod memory;
 pub(crate) mod pod;

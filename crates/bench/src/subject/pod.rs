@@ -8,6 +8,7 @@ use berth_testkit::cri::RunningPod;
 use berth_testkit::specs::{Container, Pod};
 
 use super::cri::CriSubject;
+use super::handlers::Handler;
 use crate::samples::ms;
 
 /// How long a container may take to execute its program after StartContainer has answered.
@@ -112,6 +113,40 @@ impl CriSubject {
         let whole = last + removed;
         steps.extend([("RemovePodSandbox", ms(removed)), ("stop + remove", ms(whole))]);
         Ok(steps)
+    }
+
+    /// A pod by a handler until its container runs, in milliseconds; a command in it has then
+    /// proved that it does, and it is removed again.
+    ///
+    /// # Errors
+    /// If a call fails.
+    pub(crate) async fn running_by(&mut self, handler: &Handler) -> Result<f64> {
+        let usual = std::mem::replace(&mut self.handler, handler.name.to_owned());
+        let outcome = self.run_and_remove(handler).await;
+        self.handler = usual;
+        outcome
+    }
+
+    async fn run_and_remove(&self, handler: &Handler) -> Result<f64> {
+        let number = self.number()?;
+        let config = self.pod(&format!("pod-{number}"), number);
+        let container = Container::idle("main", &self.image);
+        let started = Instant::now();
+        let pod = self.cri.run(&config).await.context("RunPodSandbox")?;
+        let id = self.cri.create(&pod, &container).await.context("CreateContainer")?;
+        self.cri.start(&id).await.context("StartContainer")?;
+        let held = Held { number, pod, container: id };
+        if !handler.sandboxed {
+            self.becomes(&held, Becomes::Execed).await?;
+        }
+        let running = ms(started.elapsed());
+        self.exec(&held.container).await?;
+        self.cri.stop(&held.container, 0).await.context("StopContainer")?;
+        self.cri.remove(&held.container).await.context("RemoveContainer")?;
+        self.cri.stop_pod(&held.pod.id).await.context("StopPodSandbox")?;
+        self.cri.remove_pod(&held.pod.id).await.context("RemovePodSandbox")?;
+        self.forget(&[number])?;
+        Ok(running)
     }
 
     fn pod(&self, name: &str, number: usize) -> Pod {
