@@ -134,6 +134,8 @@ impl Handlers {
 
     /// New pods are begun with these from now on. What they are is on the disk before.
     pub(crate) fn offer(&self, offered: Offered) {
+        // What is found in `kept` stays there until it is on offer.
+        let _nobody_tidies = read(&self.beginning);
         let mut digests = HashSet::new();
         for handler in offered.handlers.values().flatten() {
             let (digest, text) = written(handler);

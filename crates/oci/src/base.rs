@@ -61,6 +61,35 @@ pub fn over_base(base: &Value, spec: &Spec) -> Result<Vec<u8>, Error> {
     serde_json::to_vec(&whole).map_err(no_json)
 }
 
+/// The text of `config.json`: this one with the limits and the OOM score of the spec that was read
+/// from it. Whatever else it has stays, also what a [`Spec`] has no names for.
+///
+/// # Errors
+/// If the text is not JSON.
+pub fn with_limits(text: &[u8], spec: &Spec) -> Result<Vec<u8>, Error> {
+    let mut whole: Value = serde_json::from_slice(text)
+        .map_err(|e| Error::invalid("config.json", format!("is not JSON: {e}")))?;
+    let no_json = |e| Error::Missing(format!("the limits have no JSON form: {e}"));
+    let resources = serde_json::to_value(&spec.linux.resources).map_err(no_json)?;
+    if let Some(score) = spec.process.as_ref().and_then(|process| process.oom_score_adj) {
+        whole["process"]["oomScoreAdj"] = score.into();
+    }
+    replace(&mut whole["linux"]["resources"], resources);
+    serde_json::to_vec(&whole).map_err(no_json)
+}
+
+/// Objects key by key; what is in both is the new one's.
+fn replace(old: &mut Value, new: Value) {
+    match (old, new) {
+        (Value::Object(old), Value::Object(new)) => {
+            for (key, value) in new {
+                replace(old.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (old, new) => *old = new,
+    }
+}
+
 fn remove(value: &mut Value, path: &[&str]) {
     let Some((last, above)) = path.split_last() else { return };
     let inside = above.iter().try_fold(value, |value, key| value.get_mut(*key));
@@ -191,6 +220,29 @@ mod tests {
             },
         });
         assert_eq!(laid(&base, &spec()), laid(&json!({}), &spec()));
+    }
+
+    #[test]
+    fn new_limits_leave_everything_else_as_it_is() {
+        let base = json!({
+            "process": {"ioPriority": {"class": "IOPRIO_CLASS_IDLE"}},
+            "linux": {"resources": {
+                "blockIO": {"weight": 10}, "memory": {"limit": 1, "reservation": 5},
+                "hugepageLimits": [{"pageSize": "2MB", "limit": 1}],
+            }, "personality": {"domain": "LINUX32"}},
+        });
+        let text = over_base(&base, &spec()).unwrap();
+        let mut spec = crate::from_json(&text).unwrap();
+        spec.linux.resources.memory.limit = Some(7);
+        spec.linux.resources.hugepage_limits[0].limit = 9;
+        spec.process.as_mut().unwrap().oom_score_adj = Some(3);
+        let mut wanted: Value = serde_json::from_slice(&text).unwrap();
+        wanted["linux"]["resources"]["memory"]["limit"] = 7.into();
+        wanted["linux"]["resources"]["hugepageLimits"][0]["limit"] = 9.into();
+        wanted["process"]["oomScoreAdj"] = 3.into();
+        let limited = with_limits(&text, &spec).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&limited).unwrap(), wanted);
+        assert!(with_limits(b"{", &spec).is_err());
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub mod spec;
 mod syscalls;
 pub mod user;
 
-pub use base::over_base;
+pub use base::{over_base, with_limits};
 pub use capability::CapabilitySet;
 pub use cgroup_path::cgroups_path;
 pub use container::container_spec;

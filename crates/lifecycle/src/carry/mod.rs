@@ -34,6 +34,10 @@ const REOPEN: Duration = Duration::from_secs(10);
 /// How long the last output is waited for when somebody else holds the pipe.
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// The most that a fifo holds, however large its ends have made it (the default of
+/// /proc/sys/fs/pipe-max-size).
+const FIFO: usize = 1 << 20;
+
 /// What of a container's streams is to be carried.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
@@ -97,7 +101,14 @@ impl Wanted {
         for path in self.fifos() {
             let Ok(both) = open_fifo(&path, FifoEnd::Both) else { continue };
             let mut space = [0; 4096];
-            while rustix::io::read(&both, &mut space).is_ok_and(|count| count > 0) {}
+            // Somebody may go on writing: no more is read than a fifo can have held at the beginning.
+            let mut held = FIFO;
+            while held > 0 {
+                match rustix::io::read(&both, &mut space) {
+                    Ok(count) if count > 0 => held = held.saturating_sub(count),
+                    _ => break,
+                }
+            }
         }
     }
 

@@ -140,12 +140,17 @@ fn exit(code: i32, at: i64, oom: bool, dropped: u64) -> Exit {
 enum Process {
     Runs(OwnedFd),
     Ended,
-    /// Not in the container's cgroup: not the container itself, or its number's next owner.
+    /// Not in the container's cgroup: not the container itself, or its number's next owner. Or the
+    /// container has no cgroup on this node, and its pid may be one of a guest.
     Elsewhere,
 }
 
 fn process_of(context: &Context, id: &ContainerId, pid: u32) -> Process {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return Process::Elsewhere;
+    };
+    let cgroup = context.shared.cgroups.at(&cgroup::path_of(context, id));
+    let Some(cgroup) = cgroup.ok().filter(|cgroup| cgroup.exists()) else {
         return Process::Elsewhere;
     };
     let pidfd = match pidfd::open(pid) {
@@ -157,8 +162,7 @@ fn process_of(context: &Context, id: &ContainerId, pid: u32) -> Process {
         return Process::Ended;
     }
     // Compared after the open: a number may have come to name another process.
-    let cgroup = context.shared.cgroups.at(&cgroup::path_of(context, id));
-    let members = cgroup.ok().and_then(|cgroup| cgroup.processes().ok()).unwrap_or_default();
+    let members = cgroup.processes().unwrap_or_default();
     if members.contains(&pid) { Process::Runs(pidfd) } else { Process::Elsewhere }
 }
 

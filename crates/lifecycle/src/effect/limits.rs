@@ -1,6 +1,6 @@
 //! Changed limits made true: in the bundle always, and in the task once there is one.
 
-use berth_oci::{from_json, oom_score_adj, to_json, update_resources};
+use berth_oci::{from_json, oom_score_adj, update_resources, with_limits};
 use berth_pod::ContainerId;
 use berth_pod::Kind;
 use berth_pod::job::Outcome;
@@ -24,7 +24,7 @@ pub(super) async fn update(context: &Context, id: &ContainerId) -> Result<Outcom
         shim.update(id.as_str(), Any { type_url: Any::RESOURCES.into(), value }).await?;
         adjust_oom_score(context, id).await?;
     }
-    let config = to_json(&spec)?;
+    let config = with_limits(&text, &spec)?;
     blocking(move || bundle::replace(&path, &config)).await?;
     Ok(Outcome::Done)
 }
