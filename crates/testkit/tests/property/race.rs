@@ -188,14 +188,20 @@ impl Caller {
         self.world.truth().change_pod(pod.key, |known| known.may = PodMay::Going);
         let (remove, patience) = (format!("remove pod {name}"), self.dice.millis(80));
         let ask = async |cri: Cri| cri.remove_pod(&old).await;
-        if let Outcome::Refused(why) = self.world.call(&remove, Some(patience), ask).await?.0 {
-            bail!("{remove} must succeed: {why:?}");
-        }
+        let given_up = match self.world.call(&remove, Some(patience), ask).await?.0 {
+            Outcome::Refused(why) => bail!("{remove} must succeed: {why:?}"),
+            outcome => !matches!(outcome, Outcome::Done(())),
+        };
         let key = self.world.truth().new_pod(&name, attempt);
         let (run, spec) = (format!("run {name}, which is being removed"), pod.spec.clone());
         let again = async |cri: Cri| cri.run(&spec).await;
         let running = match self.world.call(&run, None, again).await?.0 {
-            Outcome::Done(running) => running,
+            Outcome::Done(running) if running.id != old || !given_up => running,
+            // Of two calls under way at once, this one may have been heard first.
+            Outcome::Done(_) => {
+                self.world.must(&remove, ask).await?;
+                self.world.must(&run, again).await?
+            }
             Outcome::Refused(why) if why.code() == Code::FailedPrecondition => {
                 self.world.must(&remove, ask).await?;
                 self.world.must(&run, again).await?
