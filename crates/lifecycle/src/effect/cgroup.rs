@@ -84,6 +84,15 @@ pub(crate) async fn clear(cgroup: Cgroup) -> Result<()> {
     .await
 }
 
+/// Kills everything in a cgroup and sees it gone.
+pub(super) async fn empty(cgroup: Cgroup) -> Result<()> {
+    blocking(move || match cgroup.exists() {
+        true => nobody(&cgroup, cgroup.kill(KILL)?),
+        false => Ok(()),
+    })
+    .await
+}
+
 /// A living process is never left over: it is said which, in what state, and where it waits.
 pub(crate) fn nobody(cgroup: &Cgroup, remaining: Vec<Remaining>) -> Result<()> {
     if remaining.is_empty() {

@@ -168,6 +168,9 @@ async fn without_shim(context: &Context, id: &str, path: &str, why: Trouble) -> 
     if !exit::gone_soon(context).await {
         return Err(why);
     }
+    // An OCI runtime that the shim had begun would go on making what is cleaned up here.
+    let leaf = context.layout().shim_cgroup(&context.record.id);
+    cgroup::empty(context.shared.cgroups.at(&leaf)?).await?;
     cgroup::clear(context.shared.cgroups.at(path)?).await?;
     shim::delete(context, id).await
 }
