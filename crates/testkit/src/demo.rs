@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result, bail};
 use berth_proto::cri::v1 as cri;
 
 use crate::bed::{Bed, reference};
-use crate::config::Config;
 use crate::cri::{RunningPod, in_time};
+use crate::kinds::{self, Kind};
 use crate::specs::Container;
 
 /// Writes every number once, 100,000 of them a second, by the clock: what is due is written, so
@@ -29,8 +29,9 @@ const PHASE: Duration = Duration::from_secs(2);
 pub async fn run() -> Result<()> {
     let start = Instant::now();
     say("A node in namespaces of its own; a registry inside it; Berth's daemon.")?;
-    let mut bed = Bed::make(Config::default(), &["busybox", "web"]).await?;
-    let outcome = act(&mut bed).await;
+    let kinds = kinds::all()?;
+    let mut bed = Bed::make(kinds::config(&kinds), &["busybox", "web"]).await?;
+    let outcome = act(&mut bed, &kinds).await;
     if outcome.is_err() {
         let kept = bed.node.keep_log();
         eprintln!("demo: the daemon's log is {kept}; it ends:\n{}", bed.node.log_tail());
@@ -39,7 +40,7 @@ pub async fn run() -> Result<()> {
     say(&format!("Everything held. {:.1} s.", start.elapsed().as_secs_f64()))
 }
 
-async fn act(bed: &mut Bed) -> Result<()> {
+async fn act(bed: &mut Bed, kinds: &[Kind]) -> Result<()> {
     let version = bed.cri.version().await?;
     tell(&format!(
         "{} {} answers CRI {}",
@@ -49,6 +50,10 @@ async fn act(bed: &mut Bed) -> Result<()> {
         let names = image.repo_tags.join(" ");
         tell(&format!("image {}  {names}  {} bytes", &image.id[..19], image.size))?;
     }
+    say("Pods of every kind side by side, each by the handler that it names.")?;
+    kinds::side_by_side(bed, kinds, tell).await?;
+    // The first pod of a handler makes what stays as long as the node: directories, the pause.
+    bed.settle()?;
     let (web, side) = web_pod(bed).await?;
     look_inside(bed, &web, &side).await?;
     lose_the_daemon(bed, &web, &side).await?;

@@ -17,6 +17,7 @@ pub mod http;
 pub mod image;
 pub mod json;
 pub mod keeper;
+pub mod kinds;
 pub mod network;
 pub mod node;
 pub mod parent;

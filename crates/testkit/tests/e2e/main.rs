@@ -14,6 +14,7 @@ mod gateway;
 mod handlers;
 mod images;
 mod joining;
+mod kinds;
 mod logs;
 mod long;
 mod mounts;
