@@ -155,7 +155,10 @@ impl Shelf {
         for number in found.unlisted {
             shelf.dispose(&shelf.paths.layer(number));
         }
-        shelf.sweep()?;
+        // On a full disk, too, the images that there are can be used.
+        if let Err(error) = shelf.sweep() {
+            tracing::warn!(%error, "unused layers stay until the next removal");
+        }
         Ok(shelf)
     }
 

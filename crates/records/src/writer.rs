@@ -52,10 +52,23 @@ pub(crate) fn start(
         .stack_size(STACK)
         .spawn(move || checkpoint(&of, &checkpoints, &creating))?;
     std::thread::Builder::new().name("records".into()).stack_size(STACK).spawn(move || {
+        let _end = EndAll;
         write(&places, &connection, &ops, &grown);
         drop(grown);
         let _ = checkpointer.join();
     })
+}
+
+/// A daemon whose writer has panicked would wait for its saves for ever; the next one finds
+/// everything as it was.
+struct EndAll;
+
+impl Drop for EndAll {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
 }
 
 fn write(

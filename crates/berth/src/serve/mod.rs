@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -116,10 +116,15 @@ async fn serve(config: &Config, path: Option<&Path>, level: Level) -> anyhow::Re
     let reload_now = reload.asked();
     tracing::info!(socket = %config.socket.display(), "serving CRI");
     let network = Arc::clone(&wired.network);
-    let server = tokio::spawn(answer(listener, wired, stop.clone()));
+    let mut server = tokio::spawn(answer(listener, wired, stop.clone()));
     notify.ready();
-    let reload = tokio::spawn(reload.run());
-    wait_for_the_end(&reload_now).await?;
+    let mut reload = tokio::spawn(reload.run());
+    // Without one of its parts a daemon is better started again: it finds everything as it was.
+    tokio::select! {
+        asked = wait_for_the_end(&reload_now) => asked?,
+        ended = &mut server => bail!("the CRI server has ended by itself: {ended:?}"),
+        Err(why) = &mut reload => bail!("nobody reads the configuration again: {why}"),
+    }
     reload.abort();
     notify.stopping();
     stop.cancel();
