@@ -90,7 +90,12 @@ pub(crate) fn start(arguments: &Arguments) -> Result<Vec<u8>> {
         }
         launch(arguments, &bundle, &state, options, &sockets.server)?;
     }
-    answer(&sockets.server, parameters)
+    let form = Form::of(parameters, std::env::var("MAX_SHIM_VERSION").ok().as_deref());
+    let address = format!("unix://{}", sockets.server.display());
+    if form == Form::Plain {
+        note_address(&bundle, &address)?;
+    }
+    form.answer(address)
 }
 
 fn read_input(instance: &str) -> Result<(bool, Option<TaskOptions>)> {
@@ -172,22 +177,54 @@ fn is_ready(readiness: impl std::os::fd::AsFd) -> Result<bool> {
     Ok(changed > 0 && read(&mut [0]).is_ok_and(|count| count == 1))
 }
 
-/// In the form that the caller's stdin showed it knows.
-fn answer(socket: &Path, parameters: bool) -> Result<Vec<u8>> {
-    // Daemons of old accept only versions up to the one they name; both are served.
-    let most = std::env::var("MAX_SHIM_VERSION").ok().and_then(|text| text.parse().ok());
-    let result = BootstrapResult {
-        version: VERSION.min(most.unwrap_or(VERSION)),
-        address: format!("unix://{}", socket.display()),
-        protocol: "ttrpc".to_owned(),
-        ..BootstrapResult::default()
-    };
-    if parameters {
-        return Ok(result.write_to_bytes()?);
+/// How a caller reads the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// A message, by whoever gave parameters (containerd from 2.3 on). Their `MAX_SHIM_VERSION` is a
+    /// constant of old that they do not mean.
+    Message,
+    /// JSON, with at most this version (containerd 1.7 to 2.2).
+    Json(i32),
+    /// The address alone, by whoever names no version: containerd up to 1.6 dials what it reads.
+    Plain,
+}
+
+impl Form {
+    fn of(parameters: bool, most: Option<&str>) -> Self {
+        match most {
+            _ if parameters => Self::Message,
+            Some(most) => Self::Json(most.parse().unwrap_or(VERSION)),
+            None => Self::Plain,
+        }
     }
-    let BootstrapResult { version, address, protocol, .. } = result;
-    let json = serde_json::json!({"version": version, "address": address, "protocol": protocol});
-    Ok(json.to_string().into_bytes())
+
+    fn answer(self, address: String) -> Result<Vec<u8>> {
+        let protocol = "ttrpc".to_owned();
+        Ok(match self {
+            Self::Message => {
+                let version = VERSION;
+                let result =
+                    BootstrapResult { version, address, protocol, ..BootstrapResult::default() };
+                result.write_to_bytes()?
+            }
+            Self::Json(most) => {
+                let version = VERSION.min(most);
+                let json = serde_json::json!({
+                    "version": version, "address": address, "protocol": protocol,
+                });
+                json.to_string().into_bytes()
+            }
+            Self::Plain => address.into_bytes(),
+        })
+    }
+}
+
+/// Leaves the address in the bundle: the daemons that take it plain look there after a restart,
+/// and do not write it themselves.
+fn note_address(bundle: &Path, address: &str) -> Result<()> {
+    let (path, new) = (bundle.join("address"), bundle.join(".address"));
+    std::fs::write(&new, address).map_err(|e| Error::file("write", &new, e))?;
+    std::fs::rename(&new, &path).map_err(|e| Error::file("write", &path, e))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 
 use crate::census::Census;
-use crate::config::Config;
+use crate::config::{Config, Daemon};
 use crate::cri::{Cri, RunningPod};
 use crate::image::samples;
 use crate::network;
@@ -74,6 +74,9 @@ impl Bed {
         let mut node = Node::prepare(config)?;
         let bare = Census::take(&node)?;
         push(&mut node, images)?;
+        if node.config().which() == Daemon::Containerd {
+            crate::containerd::push_pause(&mut node)?;
+        }
         node.start_daemon()?;
         let cri = node.cri().await?;
         for name in images {
@@ -141,7 +144,7 @@ impl Bed {
     /// A pod whose logs go to a directory of its own on the node's disk.
     #[must_use]
     pub fn pod(&self, name: &str) -> Pod {
-        Pod::new(name).logs(self.logs(name))
+        placed(&self.node, Pod::new(name)).logs(self.logs(name))
     }
 
     /// The log directory of a pod of this name.
@@ -262,10 +265,18 @@ impl Bed {
     }
 }
 
+/// A pod whose cgroup is below the node's.
+fn placed(node: &Node, pod: Pod) -> Pod {
+    match node.config().pods() {
+        Some(parent) => pod.cgroup_parent(&parent),
+        None => pod,
+    }
+}
+
 /// Runs a first pod and removes it: the directories and cgroups that pods live in are made with
 /// the first of them and stay.
 async fn furnish(node: &Node, cri: &Cri, images: &[&str]) -> Result<()> {
-    let pod = Pod::new("first");
+    let pod = placed(node, Pod::new("first"));
     let pod = if node.config().network().is_some() { pod } else { pod.host_network() };
     let pod = cri.run(&pod).await?;
     if let Some(name) = images.first() {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::config::Daemon;
 use crate::node::Node;
 
 /// How long things that end by themselves may take: a socket's close, a lazy unmount.
@@ -40,7 +41,8 @@ impl Census {
     /// If the node is not up.
     pub fn take(node: &Node) -> Result<Self> {
         let mut census = Self::default();
-        let daemon = node.daemon();
+        // What another daemon keeps open, to its registry for one, is its own affair.
+        let daemon = node.daemon().filter(|_| node.config().which() == Daemon::Berth);
         census.processes(node)?;
         census.mounts(node)?;
         census.network(node)?;

@@ -1,13 +1,18 @@
 //! The configuration of a node: Berth's own file, CNI's, and the daemon's command line.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
+use crate::containerd::{self, Layout};
 use crate::network::{self, Families, Subnet};
+use crate::parent::Parent;
+
+/// containerd's configuration below `/etc`.
+const CONTAINERD: &str = "containerd/config.toml";
 
 /// What a node is started with. The default is what most tests want.
 #[derive(Clone, Debug)]
@@ -19,6 +24,17 @@ pub struct Config {
     cgroup_root: String,
     files: Vec<(String, String)>,
     stand_in: Option<(String, String)>,
+    daemon: Daemon,
+    disk: PathBuf,
+}
+
+/// Which daemon a node has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Daemon {
+    /// Berth's.
+    Berth,
+    /// Debian's containerd, with Berth's shim for its pods.
+    Containerd,
 }
 
 impl Default for Config {
@@ -31,6 +47,8 @@ impl Default for Config {
             cgroup_root: String::new(),
             files: Vec::new(),
             stand_in: None,
+            daemon: Daemon::Berth,
+            disk: PathBuf::new(),
         }
     }
 }
@@ -57,6 +75,19 @@ impl Config {
         self
     }
 
+    /// Another daemon in the place of Berth's.
+    #[must_use]
+    pub fn under(mut self, daemon: Daemon) -> Self {
+        self.daemon = daemon;
+        self
+    }
+
+    /// Which daemon the node has.
+    #[must_use]
+    pub fn which(&self) -> Daemon {
+        self.daemon
+    }
+
     /// The chain of CNI plugins ends with the testkit's stand-in of this directory; its program
     /// is in `bin`.
     #[must_use]
@@ -78,8 +109,9 @@ impl Config {
     }
 
     /// Fills in what only the node knows.
-    pub(crate) fn settle(&mut self, cgroup_root: &str, subnet: Subnet) -> Result<()> {
-        cgroup_root.clone_into(&mut self.cgroup_root);
+    pub(crate) fn settle(&mut self, parent: &Parent, disk: &Path, subnet: Subnet) -> Result<()> {
+        self.cgroup_root = parent.path();
+        disk.clone_into(&mut self.disk);
         if self.with_network && self.network.is_none() {
             let mut list = network::conflist(subnet, self.families);
             if let (Some((dir, _)), Some(plugins)) =
@@ -102,6 +134,9 @@ impl Config {
     /// Writes every file into the node's `/etc`, through the upper directory of its overlay.
     pub(crate) fn write(&self, etc: &Path) -> Result<()> {
         let mut files = vec![("berth/config.toml".to_owned(), self.berth()?)];
+        if self.daemon == Daemon::Containerd {
+            files.push((CONTAINERD.to_owned(), self.containerd()?));
+        }
         let registry = format!("127.0.0.1:{}", crate::node::REGISTRY_PORT);
         let hosts = format!("server = \"http://{registry}\"\n");
         files.push((format!("berth/certs.d/{registry}/hosts.toml"), hosts));
@@ -125,9 +160,19 @@ impl Config {
     /// # Errors
     /// If a binary is not built.
     pub fn daemon(&self) -> Result<Command> {
-        let mut command = self.program()?;
-        command.arg("serve");
-        Ok(command)
+        match self.daemon {
+            Daemon::Berth => {
+                let mut command = self.program()?;
+                command.arg("serve");
+                Ok(command)
+            }
+            Daemon::Containerd => {
+                let program = containerd::programs()?.join("containerd");
+                let mut command = in_its_environment(&program)?;
+                command.arg("--config").arg(Path::new("/etc").join(CONTAINERD));
+                Ok(command)
+            }
+        }
     }
 
     /// Berth's command line without a command.
@@ -135,16 +180,23 @@ impl Config {
     /// # Errors
     /// If a binary is not built.
     pub fn program(&self) -> Result<Command> {
-        let mut command = Command::new(crate::paths::daemon()?);
-        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", crate::paths::small()?.display());
-        command.env_clear().env("PATH", path).env("RUST_BACKTRACE", "1");
-        Ok(command)
+        in_its_environment(&crate::paths::daemon()?)
     }
 
     /// The CRI socket's path inside the node.
     #[must_use]
     pub fn socket(&self) -> &'static str {
-        "/run/berth/berth.sock"
+        match self.daemon {
+            Daemon::Berth => "/run/berth/berth.sock",
+            Daemon::Containerd => containerd::SOCKET,
+        }
+    }
+
+    /// The cgroup parent of pods that name none; `None` if the daemon itself knows one below the
+    /// node's.
+    #[must_use]
+    pub fn pods(&self) -> Option<String> {
+        (self.daemon != Daemon::Berth).then(|| format!("{}/pods", self.cgroup_root))
     }
 
     /// Where CNI plugins are looked for.
@@ -152,6 +204,13 @@ impl Config {
     pub fn plugin_dirs(&self) -> Vec<String> {
         let own = self.stand_in.iter().map(|(_, bin)| bin.clone());
         own.chain([network::PLUGINS.to_owned()]).collect()
+    }
+
+    fn containerd(&self) -> Result<String> {
+        let dirs = self.plugin_dirs();
+        let [plugins] = &dirs[..] else { bail!("containerd looks for plugins in one directory") };
+        let runtimes = containerd::by_berth();
+        containerd::configuration(&Layout { disk: &self.disk, plugins, runtimes: &runtimes })
     }
 
     fn berth(&self) -> Result<String> {
@@ -170,6 +229,14 @@ impl Config {
             small.join("berth-helper"),
         ))
     }
+}
+
+/// A program with the PATH of a service that has our shim.
+fn in_its_environment(program: &Path) -> Result<Command> {
+    let mut command = Command::new(program);
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", crate::paths::small()?.display());
+    command.env_clear().env("PATH", path).env("RUST_BACKTRACE", "1");
+    Ok(command)
 }
 
 /// Whether this process has CAP_SYS_RESOURCE: machines that are containers themselves do not.

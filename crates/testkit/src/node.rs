@@ -90,7 +90,7 @@ impl Node {
             .prefix(&format!("{name}-"))
             .tempdir_in(DISKS)
             .context("a directory for the node's disk")?;
-        config.settle(&parent.path(), Subnet::new(slot.number()))?;
+        config.settle(&parent, disk.path(), Subnet::new(slot.number()))?;
         let mut node =
             Self { daemon: None, registry: None, keeper: None, parent, disk, config, slot };
         node.boot()?;
@@ -331,7 +331,7 @@ impl Node {
     /// The CRI socket as this process can connect to it.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        self.path("/run/berth/berth.sock")
+        self.path(self.config.socket())
     }
 
     /// A CRI client.

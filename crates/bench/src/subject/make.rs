@@ -91,7 +91,7 @@ async fn bare(site: Site, parts: &Parts) -> Result<Bare> {
 
 async fn containerd(mut site: Site, parts: &Parts) -> Result<CriSubject> {
     let programs = debian::containerd()?;
-    debian::push_pause(&mut site.node)?;
+    berth_testkit::containerd::push_pause(&mut site.node)?;
     let config = debian::configuration(&site.node, parts)?;
     let path = site.node.disk().join("containerd.toml");
     fs::write(&path, config).with_context(|| format!("write {}", path.display()))?;

@@ -378,6 +378,7 @@ pub(crate) fn shim_command(
         .env("PATH", format!("{}:{path}", stand_ins.display()))
         .env("BERTH_SHIM_STATE", state)
         .env("TTRPC_ADDRESS", events_address(state))
+        .env("MAX_SHIM_VERSION", "3")
         .cwd(bundle)
         .cgroups(cgroup.child("shim").unwrap().enter_files())
         .stdout(out.reopen().unwrap())

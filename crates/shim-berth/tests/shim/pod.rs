@@ -375,10 +375,17 @@ async fn start_answers_in_the_form_that_its_caller_knows() {
     assert_eq!((result.version, result.protocol.as_str()), (3, "ttrpc"));
     assert_eq!(result.address, pod.address);
     let options = pod.options().write_to_bytes().unwrap();
-    let json: serde_json::Value = serde_json::from_slice(&answer(&pod, &options, None)).unwrap();
-    assert_eq!(json, json!({"version": 3, "address": pod.address, "protocol": "ttrpc"}));
-    let json: serde_json::Value = serde_json::from_slice(&answer(&pod, b"", Some("2"))).unwrap();
-    assert_eq!(json["version"], 2);
+    for (most, version) in [("4", 3), ("3", 3), ("2", 2)] {
+        let json = answer(&pod, &options, Some(most));
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(json, json!({"version": version, "address": pod.address, "protocol": "ttrpc"}));
+    }
+    let noted = pod.bundle(&pod.id).join("address");
+    assert!(!noted.exists());
+    for stdin in [&options[..], b""] {
+        assert_eq!(answer(&pod, stdin, None), pod.address.as_bytes());
+    }
+    assert_eq!(std::fs::read_to_string(noted).unwrap(), pod.address);
 }
 
 #[tokio::test]

@@ -29,3 +29,4 @@ mod standin;
 mod stop;
 mod storms;
 mod tracer;
+mod under;

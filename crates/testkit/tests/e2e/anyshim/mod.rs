@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use berth_testkit::bed::{Bed, on_a_node_with};
-use berth_testkit::config::Config;
+use berth_testkit::config::{Config, Daemon};
 
 /// A handler under test.
 struct Subject {
@@ -17,12 +17,14 @@ struct Subject {
     shim: PathBuf,
     /// More lines of its table in the configuration.
     more: &'static str,
+    /// Who calls it.
+    daemon: Daemon,
 }
 
 impl Subject {
     fn berth() -> Result<Self> {
         let shim = berth_testkit::paths::small()?.join("containerd-shim-berth-v1");
-        Ok(Self { shim, more: "" })
+        Ok(Self { shim, more: "", daemon: Daemon::Berth })
     }
 
     /// Ours, given the sandbox as a task.
@@ -30,18 +32,23 @@ impl Subject {
         Ok(Self { more: "sandbox = \"task\"", ..Self::berth()? })
     }
 
+    /// Ours, called by Debian's containerd for CRI.
+    fn berth_under_containerd() -> Result<Self> {
+        Ok(Self { daemon: Daemon::Containerd, ..Self::berth()? })
+    }
+
     /// containerd's own shim over runc, as Debian has it.
     fn runc_v2() -> Result<Self> {
         let unpacked = berth_testkit::paths::cache().join("containerd");
         let shim = unpacked.join("usr/bin/containerd-shim-runc-v2");
         ensure!(shim.exists(), "{} is missing: run `tools/needs containerd`", shim.display());
-        Ok(Self { shim, more: "" })
+        Ok(Self { shim, more: "", daemon: Daemon::Berth })
     }
 
     /// Runs a test on a node whose default handler this is.
     fn on_a_node(&self, test: impl AsyncFnOnce(&mut Bed) -> Result<()>) -> Result<()> {
         let handler = format!("[handlers.berth]\nshim = {:?}\n{}\n", self.shim, self.more);
-        let config = Config::default().drop_in("50-shim.toml", &handler);
+        let config = Config::default().drop_in("50-shim.toml", &handler).under(self.daemon);
         on_a_node_with(config, &["busybox"], test)
     }
 
@@ -85,7 +92,7 @@ macro_rules! conform {
     };
 }
 
-conform!(berth berth_task runc_v2);
+conform!(berth berth_task berth_under_containerd runc_v2);
 
 /// What a shim says in its `log` fifo, and what it publishes by running the daemon's own binary.
 #[test]

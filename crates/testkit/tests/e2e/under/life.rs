@@ -1,0 +1,194 @@
+//! States, ends, freezing, figures, events; containerd and the shim killed.
+
+use anyhow::{Context as _, Result, ensure};
+use berth_testkit::bed::{Bed, eventually};
+use serde_json::Value;
+
+use super::{
+    Heard, becomes, ctr, delete, launch, on_a_node, remove, run_to_its_end, state, try_ctr,
+};
+
+#[test]
+fn a_containers_end_is_the_commands() -> Result<()> {
+    on_a_node(async |bed| {
+        for (line, code) in [("exit 3", 3), ("exit 0", 0)] {
+            let said = run_to_its_end(bed, &[], "a", line, "").await?;
+            assert_eq!(said.code, Some(code), "{line}: {}", said.stderr);
+        }
+        let missing = run_to_its_end(bed, &["--env", "PATH=/nowhere"], "a", "true", "").await?;
+        assert_ne!(missing.code, Some(0));
+        assert!(
+            missing.stderr.contains("\"sh\"") || missing.stderr.contains("`sh`"),
+            "{}",
+            missing.stderr
+        );
+        ensure!(state(bed, "a")?.is_none() && ctr(bed, &["containers", "list", "-q"])?.is_empty());
+
+        launch(bed, &[], "b", "trap 'exit 5' TERM; touch /ready; while :; do sleep 0.05; done")?;
+        assert_eq!(state(bed, "b")?.context("a task")?.1, "RUNNING");
+        let ready = ["tasks", "exec", "--exec-id", "e", "b", "test", "-e", "/ready"];
+        eventually(
+            || "it does not get ready".to_owned(),
+            async || Ok((try_ctr(bed, &ready, "").await?.code == Some(0)).then_some(())),
+        )
+        .await?;
+        ctr(bed, &["tasks", "kill", "--signal", "TERM", "b"])?;
+        becomes(bed, "b", "STOPPED").await?;
+        assert_eq!(delete(bed, "b").await?, 5);
+        ctr(bed, &["containers", "delete", "b"]).map(drop)
+    })
+}
+
+#[test]
+fn a_frozen_task_stands_still() -> Result<()> {
+    on_a_node(async |bed| {
+        launch(bed, &[], "a", "i=0; while :; do i=$((i+1)); echo $i > /i; sleep 0.01; done")?;
+        let (pid, _) = state(bed, "a")?.context("a task")?;
+        let number = || {
+            let path = bed.node.path(&format!("/proc/{pid}/root/i"));
+            anyhow::Ok(std::fs::read_to_string(path)?.trim().parse::<u64>().unwrap_or(0))
+        };
+        let goes_on = async |from: u64| {
+            let more = async || Ok((number()? > from).then_some(()));
+            eventually(|| format!("it stays at {from}"), more).await
+        };
+        eventually(|| "it never counts".to_owned(), async || Ok(number().ok().map(drop))).await?;
+        goes_on(number()?).await?;
+        ctr(bed, &["tasks", "pause", "a"])?;
+        assert_eq!(state(bed, "a")?.context("a task")?.1, "PAUSED");
+        let frozen = number()?;
+        let refused = try_ctr(bed, &["tasks", "exec", "--exec-id", "e", "a", "true"], "").await?;
+        assert_ne!(refused.code, Some(0));
+        assert_eq!(number()?, frozen);
+        ctr(bed, &["tasks", "resume", "a"])?;
+        goes_on(frozen).await?;
+        remove(bed, "a").await
+    })
+}
+
+#[test]
+fn containerd_understands_the_figures() -> Result<()> {
+    on_a_node(async |bed| {
+        launch(
+            bed,
+            &["--memory-limit", "67108864"],
+            "a",
+            "head -c 8000000 /dev/zero > /dev/shm/x; setsid sleep 1000 & while :; do :; done",
+        )?;
+        let figures = || -> Result<(u64, u64, u64)> {
+            let said = ctr(bed, &["tasks", "metrics", "--format", "json", "a"])?;
+            let all: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
+            // cgroup v1 and v2 have messages of their own.
+            let pick = |v1: &str, v2: &str| {
+                let found = all.pointer(v1).or_else(|| all.pointer(v2)).and_then(Value::as_u64);
+                found.with_context(|| format!("{v1} or {v2} in {all}"))
+            };
+            Ok((
+                pick("/cpu/usage/total", "/cpu/usage_usec")?,
+                pick("/memory/usage/usage", "/memory/usage")?,
+                pick("/memory/usage/limit", "/memory/usage_limit")?,
+            ))
+        };
+        let (first, ..) = figures()?;
+        eventually(
+            || "the figures do not grow".to_owned(),
+            async || {
+                let (cpu, memory, _) = figures()?;
+                Ok((cpu > first && memory >= 8_000_000).then_some(()))
+            },
+        )
+        .await?;
+        assert_eq!(figures()?.2, 64 << 20);
+        // A header and two processes; the first one is the task's.
+        let (pid, _) = state(bed, "a")?.context("a task")?;
+        let listed = ctr(bed, &["tasks", "ps", "a"])?;
+        assert!(listed.lines().any(|line| line.starts_with(&pid.to_string())), "{listed}");
+        assert_eq!(listed.lines().count(), 3, "{listed}");
+        remove(bed, "a").await
+    })
+}
+
+#[test]
+fn events_come_in_their_order() -> Result<()> {
+    on_a_node(async |bed| {
+        let heard = Heard::begin(bed).await?;
+        launch(bed, &[], "ordered", "while :; do sleep 1000; done")?;
+        ctr(bed, &["tasks", "exec", "--exec-id", "more", "ordered", "true"])?;
+        heard.wait_for("/tasks/exit", "ordered").await?;
+        ctr(bed, &["tasks", "pause", "ordered"])?;
+        ctr(bed, &["tasks", "resume", "ordered"])?;
+        remove(bed, "ordered").await?;
+        heard.wait_for("/tasks/delete", "ordered").await?;
+        let wanted = "create start exec-added exec-started exit delete paused resumed exit delete";
+        let wanted: Vec<_> = wanted.split(' ').map(|name| format!("/tasks/{name}")).collect();
+        let once = async || {
+            let topics = heard.topics("ordered")?;
+            // containerd tells of the end of a task itself as well.
+            Ok((topics.len() >= wanted.len() && topics[..wanted.len()] == wanted).then_some(()))
+        };
+        eventually(|| format!("{:?} is not {wanted:?}", heard.topics("ordered")), once).await?;
+
+        let limit = ["--memory-limit", "16777216"];
+        launch(bed, &limit, "greedy", "exec tail /dev/zero")?;
+        becomes(bed, "greedy", "STOPPED").await?;
+        heard.wait_for("/tasks/oom", "greedy").await?;
+        assert_eq!(delete(bed, "greedy").await?, 137);
+        ctr(bed, &["containers", "delete", "greedy"]).map(drop)
+    })
+}
+
+#[test]
+fn tasks_outlive_containerd() -> Result<()> {
+    on_a_node(async |bed| {
+        launch(bed, &[], "lives", "while :; do sleep 1000; done")?;
+        launch(bed, &[], "ends", "until [ -e /now ]; do sleep 0.05; done; exit 9")?;
+        let before = (state(bed, "lives")?, state(bed, "ends")?);
+        for _ in 0..2 {
+            bed.crash().await?;
+            assert_eq!((state(bed, "lives")?, state(bed, "ends")?), before);
+            ctr(bed, &["tasks", "exec", "--exec-id", "e", "lives", "true"])?;
+        }
+        let (pid, _) = before.1.context("a task")?;
+        bed.node.kill_daemon()?;
+        std::fs::write(bed.node.path(&format!("/proc/{pid}/root/now")), "")?;
+        eventually(|| "it goes on".to_owned(), async || Ok(bed.is_dead(pid).then_some(()))).await?;
+        bed.start().await?;
+        becomes(bed, "ends", "STOPPED").await?;
+        assert_eq!(delete(bed, "ends").await?, 9);
+        ctr(bed, &["containers", "delete", "ends"])?;
+        remove(bed, "lives").await
+    })
+}
+
+#[test]
+fn containerd_cleans_up_after_a_dead_shim() -> Result<()> {
+    on_a_node(async |bed| {
+        launch(bed, &[], "other", "while :; do sleep 1000; done")?;
+        let other = state(bed, "other")?;
+        for with_daemon in [false, true] {
+            launch(bed, &["--null-io"], "dies", "setsid sleep 1234 & exec sleep 1235")?;
+            family_is(bed, "2").await?;
+            if with_daemon {
+                bed.node.kill_daemon()?;
+                bed.kill_shim_of("dies")?;
+                bed.start().await?;
+            } else {
+                bed.kill_shim_of("dies")?;
+            }
+            family_is(bed, "0").await?;
+            let gone = async || Ok(state(bed, "dies")?.is_none().then_some(()));
+            eventually(|| "the task stays".to_owned(), gone).await?;
+            ctr(bed, &["containers", "delete", "dies"])?;
+            assert_eq!(state(bed, "other")?, other);
+        }
+        ctr(bed, &["tasks", "exec", "--exec-id", "e", "other", "true"])?;
+        remove(bed, "other").await
+    })
+}
+
+/// Waits until this many of the two processes of a family run.
+async fn family_is(bed: &Bed, wanted: &str) -> Result<()> {
+    let count = "ps -e -o args | grep -c '^sleep 123[45]$' || true";
+    let is = async || Ok((bed.node.run("sh", &["-c", count])?.trim() == wanted).then_some(()));
+    eventually(|| format!("not {wanted} of them run"), is).await
+}
