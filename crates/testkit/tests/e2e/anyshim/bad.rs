@@ -222,31 +222,70 @@ fn a_call_that_hangs_while_the_daemon_is_killed_is_no_more_than_that() -> Result
     })
 }
 
+/// A shim that dies at such a moment of a container, beside another that runs.
+async fn die_between(bed: &mut Bed, bad: &Bad, moment: (&str, &str), crash: bool) -> Result<()> {
+    let pod = bed.cri.run(&bed.pod("between")).await?;
+    let running = bed.cri.launch(&pod, &Container::idle("main", &busybox())).await?;
+    let pid = bed.pid(&running).await?;
+    let id = bed.cri.create(&pod, &Container::idle("late", &busybox())).await?;
+    bad.set(moment.0, moment.1, &pod.id)?;
+    let started = bed.cri.start(&id).await;
+    if moment != ("Start", "die-after") {
+        assert_eq!(refused(started), Code::Unavailable, "{moment:?}");
+    }
+    if crash {
+        bed.crash().await?;
+    }
+    let status = bed.cri.exited(&running).await?;
+    assert!(bed.is_dead(pid), "{moment:?}: who is listed as ended is dead");
+    assert_eq!((status.exit_code, status.reason.as_str()), (255, "Error"));
+    bed.cri.exited(&id).await?;
+    let state = bed.cri.pod_status(&pod.id).await?.state();
+    assert_eq!(state, PodSandboxState::SandboxNotready);
+    bad.mend(moment.0)?;
+    Ok(bed.cri.clear(&pod.id).await?)
+}
+
 #[test]
 fn a_shim_that_dies_between_create_and_start_takes_its_pod_along_and_no_other() -> Result<()> {
     on_a_node_with_bad(async |bed, bad| {
         let bystander = Bystander::run(bed).await?;
         for moment in [("Create", "die-after"), ("Start", "die-before"), ("Start", "die-after")] {
-            let pod = bed.cri.run(&bed.pod("between")).await?;
-            let running = bed.cri.launch(&pod, &Container::idle("main", &busybox())).await?;
-            let pid = bed.pid(&running).await?;
-            let id = bed.cri.create(&pod, &Container::idle("late", &busybox())).await?;
-            bad.set(moment.0, moment.1, &pod.id)?;
-            let started = bed.cri.start(&id).await;
-            if moment != ("Start", "die-after") {
-                assert_eq!(refused(started), Code::Unavailable, "{moment:?}");
+            for crash in [false, true] {
+                die_between(bed, bad, moment, crash).await?;
+                bystander.is_untouched(bed).await?;
             }
-            let status = bed.cri.exited(&running).await?;
-            assert!(bed.is_dead(pid), "{moment:?}: who is listed as ended is dead");
-            assert_eq!((status.exit_code, status.reason.as_str()), (255, "Error"));
-            bed.cri.exited(&id).await?;
-            let state = bed.cri.pod_status(&pod.id).await?.state();
-            assert_eq!(state, PodSandboxState::SandboxNotready);
-            bad.mend(moment.0)?;
-            bed.cri.clear(&pod.id).await?;
-            bystander.is_untouched(bed).await?;
         }
         Ok(())
+    })
+}
+
+#[test]
+fn a_start_that_hangs_while_the_daemon_is_killed_is_made_again() -> Result<()> {
+    on_a_node_with_bad(async |bed, bad| {
+        let bystander = Bystander::run(bed).await?;
+        fs::write(bad.dir.path().join("start"), "hang")?;
+        let (cri, pod) = (bed.cri.clone(), bed.pod("hangs"));
+        let wanted = pod.clone();
+        let asked = tokio::spawn(async move { cri.run(&pod).await.map(drop) });
+        let hangs = "ps -e -o args | grep -q '[b]erth-testkit shim .* start$'";
+        eventually(
+            || "no `start` hangs".to_owned(),
+            async || Ok(bed.node.run("sh", &["-c", hangs]).ok()),
+        )
+        .await?;
+        // What hangs, hangs.
+        bad.mend("start")?;
+        bed.crash().await?;
+        asked.await?.expect_err("the daemon has gone");
+        // Asked for again, it is what the next daemon has gone on with.
+        let pod = bed.cri.run(&wanted).await?;
+        let hung = bed.node.run("sh", &["-c", hangs]);
+        assert!(hung.is_err(), "`start` hangs still");
+        let id = bed.cri.launch(&pod, &Container::idle("main", &busybox())).await?;
+        assert_eq!(bed.cri.shell(&id, "echo works").await?, "works");
+        bed.cri.clear(&pod.id).await?;
+        bystander.is_untouched(bed).await
     })
 }
 
@@ -280,10 +319,17 @@ fn an_exit_that_is_never_reported_is_noticed_all_the_same() -> Result<()> {
         let bystander = Bystander::run(bed).await?;
         let pod = bed.cri.run(&bed.pod("never")).await?;
         bad.set("exits", "never", &pod.id)?;
-        let id = bed.cri.launch(&pod, &Container::new("a", &busybox()).shell("exit 3")).await?;
-        let status = bed.cri.exited(&id).await?;
-        assert_eq!((status.exit_code, status.reason.as_str()), (255, "Error"));
-        assert!(status.message.contains("shim"), "{}", status.message);
+        for crash in [false, true] {
+            let name = if crash { "crash" } else { "a" };
+            let ends = Container::new(name, &busybox()).shell("exit 3");
+            let id = bed.cri.launch(&pod, &ends).await?;
+            if crash {
+                bed.crash().await?;
+            }
+            let status = bed.cri.exited(&id).await?;
+            assert_eq!((status.exit_code, status.reason.as_str()), (255, "Error"));
+            assert!(status.message.contains("shim"), "{}", status.message);
+        }
         let idle = bed.cri.launch(&pod, &Container::idle("b", &busybox())).await?;
         let pid = bed.pid(&idle).await?;
         bed.cri.stop(&idle, 0).await?;
@@ -303,6 +349,7 @@ fn an_exit_that_is_reported_twice_is_one() -> Result<()> {
         let id = bed.cri.launch(&pod, &Container::new("a", &busybox()).shell("exit 3")).await?;
         assert_eq!(bed.cri.exited(&id).await?.exit_code, 3);
         let next = bed.cri.launch(&pod, &Container::new("b", &busybox()).shell("exit 4")).await?;
+        bed.crash().await?;
         assert_eq!(bed.cri.exited(&next).await?.exit_code, 4);
         assert_eq!(bed.cri.container(&id).await?.exit_code, 3);
         Ok(bed.cri.clear(&pod.id).await?)
