@@ -24,7 +24,7 @@ pub struct Config {
 }
 
 /// `root` of a spec.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Root {
     /// Relative paths count from the bundle.

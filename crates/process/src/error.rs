@@ -204,7 +204,8 @@ impl Error {
         }
     }
 
-    pub(crate) fn file(
+    /// A file or descriptor that did not do what was asked.
+    pub fn file(
         attempted: &'static str,
         path: impl Into<PathBuf>,
         source: impl Into<io::Error>,

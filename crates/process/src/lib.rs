@@ -9,6 +9,8 @@
 //!  Reaper: every process ends up as a child of this one
 //! ```
 //!
+//! [`plain`] has containers that need no OCI runtime.
+//!
 //! It owns the running processes and nothing else, must not know what an RPC, a daemon or a pod
 //! spec is, and keeps no state outside the process but what cleaning up after it needs.
 
@@ -28,9 +30,11 @@ mod stdio;
 mod tasks;
 
 pub mod pause;
+pub mod plain;
 pub mod quiet;
 
 pub use berth_cgroup::{Cgroups, DeviceIo, Pressure, Pressures, Stall, Version};
+pub use berth_sys as sys;
 pub use bundle::{Config, Linux, NamespaceEntry, Root, Traces};
 pub use container::ContainerRequest;
 pub use error::{Error, Kind, Result};

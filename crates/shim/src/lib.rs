@@ -21,6 +21,7 @@ mod lifetime;
 mod messages;
 mod metrics;
 mod own;
+mod plain;
 mod pod;
 mod run;
 mod runtime;
@@ -31,8 +32,11 @@ mod task;
 pub use arguments::{Action, Arguments};
 pub use async_trait::async_trait;
 pub use berth_process as process;
+pub use berth_process::plain::{Bundle, Inside, Launch, Mount, Process, Program, Shim, Spec, User};
+pub use berth_process::sys;
 pub use error::{Error, Result};
 pub use metrics::Metrics;
+pub use plain::main;
 pub use run::run;
 pub use runtime::{
     Checkpoint, Context, Runtime, RuntimeFactory, SandboxFacts, SandboxRequest, TaskOptions,

@@ -74,6 +74,18 @@ pub fn small() -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// A program of the workspace in the debug build: its name, and the package that it is built from.
+///
+/// # Errors
+/// If it is not built.
+pub fn built(name: &str, package: &str) -> Result<PathBuf> {
+    let path = target().join("debug").join(name);
+    if !path.exists() {
+        bail!("{} is not built: run `cargo build -p {package}` or `make build`", path.display());
+    }
+    Ok(path)
+}
+
 fn triple() -> String {
     format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
 }

@@ -13,7 +13,7 @@ use berth_testkit::specs::Container;
 use cri::{ContainerState, PodSandboxState};
 use tonic::Code;
 
-use super::Subject;
+use super::{Part, Subject};
 
 /// States, exit codes, signals, and a program that is not there.
 pub(super) async fn lifecycle(bed: &mut Bed, _: &Subject) -> Result<()> {
@@ -78,20 +78,33 @@ pub(super) async fn namespaces(bed: &mut Bed, subject: &Subject) -> Result<()> {
     assert_eq!(cri.shell(&client, wait).await?, "hello from berth");
     assert_eq!(cri.shell(&client, "hostname").await?, "pair");
     assert_eq!(cri.shell(&client, "cat /tmp/mine || echo none").await?, "none");
-    assert!(!cri.shell(&client, "ps").await?.contains("httpd"));
+    if subject.has(Part::Pids) {
+        assert!(!cri.shell(&client, "ps").await?.contains("httpd"));
+    }
     let ip = cri.pod_status(&pod.id).await?.network.context("a network")?.ip;
     assert!(cri.shell(&client, "ip addr show eth0").await?.contains(&ip));
 
+    if subject.has(Part::Pids) {
+        shared_pids(bed).await?;
+    }
+    if subject.has(Part::Users) {
+        users(bed).await?;
+    }
+    Ok(())
+}
+
+async fn shared_pids(bed: &Bed) -> Result<()> {
+    let cri = &bed.cri;
     let pod = cri.run(&bed.pod("shared").shared_pid()).await?;
     cri.launch(&pod, &Container::new("one", &busybox()).shell("exec sleep 4321")).await?;
     let two = cri.launch(&pod, &Container::idle("two", &busybox())).await?;
     let seen = cri.shell(&two, "ps").await?;
     assert!(seen.contains("sleep 4321") && seen.contains("pause"), "{seen}");
+    Ok(())
+}
 
-    // containerd's CRI knows them from 2.0 on.
-    if subject.daemon == Daemon::Containerd {
-        return Ok(());
-    }
+async fn users(bed: &Bed) -> Result<()> {
+    let cri = &bed.cri;
     let pod = cri.run(&bed.pod("users").user_namespace(200_000)).await?;
     let id = cri.launch(&pod, &Container::idle("main", &busybox())).await?;
     let map = cri.shell(&id, "cat /proc/self/uid_map; id -u").await?;
@@ -146,12 +159,13 @@ pub(super) async fn streams(bed: &mut Bed, subject: &Subject) -> Result<()> {
     let shape: Vec<_> = said.iter().map(|(_, tag, text)| (tag.as_str(), text.len())).collect();
     assert_eq!(shape, [("P", 16384), ("P", 16384), ("F", 7232), ("F", 5)]);
 
-    let tty = Container::new("tty", &busybox()).shell("tty; echo err >&2; read x; echo \"$x\"");
+    let tty = Container::new("tty", &busybox())
+        .shell("[ -t 0 ] && { tty; echo err >&2; }; read x; echo \"$x\"");
     let tty = tty.with(|config| (config.tty, config.stdin) = (true, true));
     let id = cri.launch(&pod, &tty).await?;
     bed.file_says(&path("tty"), "err").await?;
     let said = entries(&path("tty"))?;
-    assert!(said[0].2.starts_with("/dev/pts/"), "{said:?}");
+    assert!(!subject.has(Part::Terminals) || said[0].2.starts_with("/dev/pts/"), "{said:?}");
     assert!(said.iter().all(|(stream, ..)| stream == "stdout"), "{said:?}");
     // Nobody has written to its input, and nobody has closed it.
     assert_eq!(cri.container(&id).await?.state(), ContainerState::ContainerRunning);
@@ -256,7 +270,7 @@ async fn bounds_of_exec(cri: &Cri, id: &str) -> Result<()> {
 }
 
 /// Figures, and limits that change.
-pub(super) async fn limits(bed: &mut Bed, _: &Subject) -> Result<()> {
+pub(super) async fn limits(bed: &mut Bed, subject: &Subject) -> Result<()> {
     let cri = &bed.cri;
     let pod = cri.run(&bed.pod("limits")).await?;
     let busy = Container::new("a", &busybox())
@@ -293,8 +307,24 @@ pub(super) async fn limits(bed: &mut Bed, _: &Subject) -> Result<()> {
         ..Default::default()
     });
     cri.runtime.clone().update_container_resources(request).await?;
+    if !subject.has(Part::Cgroup) {
+        return written_limit(bed, &id, 32 << 20).await;
+    }
     let said = cri.shell(&id, "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null; true").await?;
     assert!(said.contains(&(32 << 20).to_string()), "{said}");
+    Ok(())
+}
+
+/// A container's limit of memory, as the node sees it.
+async fn written_limit(bed: &Bed, id: &str, wanted: u64) -> Result<()> {
+    let read = format!(
+        "for line in $(cat /proc/{}/cgroup); do path=${{line##*:}}; \
+         cat /sys/fs/cgroup$path/memory.max /sys/fs/cgroup/memory$path/memory.limit_in_bytes; \
+         done 2>/dev/null; true",
+        bed.pid(id).await?
+    );
+    let said = bed.node.run("sh", &["-c", &read])?;
+    assert!(said.lines().any(|line| line == wanted.to_string()), "{said}");
     Ok(())
 }
 

@@ -11,6 +11,19 @@ use anyhow::{Context as _, Result, ensure};
 use berth_testkit::bed::{Bed, on_a_node_with};
 use berth_testkit::config::{Config, Daemon};
 
+/// What a shim need not have: the rest of the list applies all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// PID namespaces, a container's own or the pod's.
+    Pids,
+    /// User namespaces.
+    Users,
+    /// A container's own terminals below /dev/pts.
+    Terminals,
+    /// A view of its cgroup from inside.
+    Cgroup,
+}
+
 /// A handler under test.
 struct Subject {
     /// The shim's executable.
@@ -19,12 +32,14 @@ struct Subject {
     more: &'static str,
     /// Who calls it.
     daemon: Daemon,
+    /// What does not apply to it.
+    lacks: &'static [Part],
 }
 
 impl Subject {
     fn berth() -> Result<Self> {
         let shim = berth_testkit::paths::small()?.join("containerd-shim-berth-v1");
-        Ok(Self { shim, more: "", daemon: Daemon::Berth })
+        Ok(Self { shim, more: "", daemon: Daemon::Berth, lacks: &[] })
     }
 
     /// Ours, given the sandbox as a task.
@@ -34,7 +49,8 @@ impl Subject {
 
     /// Ours, called by Debian's containerd for CRI.
     fn berth_under_containerd() -> Result<Self> {
-        Ok(Self { daemon: Daemon::Containerd, ..Self::berth()? })
+        // containerd's CRI knows user namespaces from 2.0 on.
+        Ok(Self { daemon: Daemon::Containerd, lacks: &[Part::Users], ..Self::berth()? })
     }
 
     /// containerd's own shim over runc, as Debian has it.
@@ -42,7 +58,18 @@ impl Subject {
         let unpacked = berth_testkit::paths::cache().join("containerd");
         let shim = unpacked.join("usr/bin/containerd-shim-runc-v2");
         ensure!(shim.exists(), "{} is missing: run `tools/needs containerd`", shim.display());
-        Ok(Self { shim, more: "", daemon: Daemon::Berth })
+        Ok(Self { shim, more: "", daemon: Daemon::Berth, lacks: &[] })
+    }
+
+    /// The one that docs/shim-from-zero.md builds.
+    fn guide() -> Result<Self> {
+        let shim = berth_testkit::paths::built("containerd-shim-guide-v1", "berth-shim-guide")?;
+        let lacks = &[Part::Pids, Part::Users, Part::Terminals, Part::Cgroup];
+        Ok(Self { shim, more: "", daemon: Daemon::Berth, lacks })
+    }
+
+    fn has(&self, part: Part) -> bool {
+        !self.lacks.contains(&part)
     }
 
     /// Runs a test on a node whose default handler this is.
@@ -92,7 +119,7 @@ macro_rules! conform {
     };
 }
 
-conform!(berth berth_task berth_under_containerd runc_v2);
+conform!(berth berth_task berth_under_containerd runc_v2 guide);
 
 /// What a shim says in its `log` fifo, and what it publishes by running the daemon's own binary.
 #[test]
