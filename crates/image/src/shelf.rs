@@ -5,8 +5,7 @@
 //!  l/<number>     layers, in overlay's own form; short names: a mount's options must fit a page
 //!  snapshots/<key>/{lower,upper,work}    one per container
 //!  holds/<holder> a symbolic link to the id of the image that the holder needs
-//!  staging/       layers under way; emptied at every start
-//!  trash/         trees to be deleted; emptied at every start
+//!  staging/, trash/  layers under way, trees to be deleted; emptied at every start
 //!  empty/         what an image without layers stands on
 //! ```
 //!
@@ -156,9 +155,7 @@ impl Shelf {
             shelf.dispose(&shelf.paths.layer(number));
         }
         // On a full disk, too, the images that there are can be used.
-        if let Err(error) = shelf.sweep() {
-            tracing::warn!(%error, "unused layers stay until the next removal");
-        }
+        shelf.sweep().unwrap_or_else(|error| tracing::warn!(%error, "unused layers stay"));
         Ok(shelf)
     }
 
