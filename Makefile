@@ -19,12 +19,16 @@ needs: ## install the Debian packages that the node and its tests need (apt, as 
 build: ## the daemon (dev profile), the static shim and helper (profile small), the testkit
 	@tools/build
 
+.PHONY: wasm
+wasm: ## the shim for WebAssembly, which has a workspace and a target directory of its own
+	@tools/build-wasm
+
 .PHONY: demo
-demo: needs build ## a node that runs real pods, loses its daemon and finds everything again
+demo: needs build wasm ## a node that runs real pods, loses its daemon and finds everything again
 	@"$(TESTKIT)" demo
 
 .PHONY: test
-test: needs build ## every test but the long ones; prints how many ran
+test: needs build wasm ## every test but the long ones; prints how many ran
 	@tools/test short
 
 .PHONY: test-long
@@ -59,6 +63,7 @@ check: fmt clippy rules docs ## format, lints, dependency rules, licences, docum
 .PHONY: fmt clippy rules docs
 fmt: ## only the format
 	cargo fmt --all --check
+	cargo fmt --manifest-path crates/shim-wasm/Cargo.toml --check
 clippy: ## only the lints
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 rules: ## only the rules that no compiler knows: dependencies, licences, lengths, names, links

@@ -86,6 +86,18 @@ pub fn built(name: &str, package: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The shim for WebAssembly, which is a workspace of its own.
+///
+/// # Errors
+/// If it is not built.
+pub fn wasm_shim() -> Result<PathBuf> {
+    let path = target().join("wasm/debug/containerd-shim-berth-wasm-v1");
+    if !path.exists() {
+        bail!("{} is not built: run `make wasm`", path.display());
+    }
+    Ok(path)
+}
+
 fn triple() -> String {
     format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
 }

@@ -1,5 +1,5 @@
-//! The images that the tests run. All stand on Debian's `busybox-static`, whose shell runs
-//! applets without exec.
+//! The images that the tests run. All but `wasm` stand on Debian's `busybox-static`, whose shell
+//! runs applets without exec.
 
 use std::process::Command;
 
@@ -9,6 +9,10 @@ use serde_json::json;
 use super::{Compression, Image, Layer, ManifestKind, Packed};
 
 const BUSYBOX: &str = "/bin/busybox";
+
+/// The programs of the image `wasm`.
+const MODULE: &str = include_str!("program.wat");
+const COMPONENT: &str = include_str!("component.wat");
 
 /// `/etc/passwd` of the base image.
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
@@ -93,6 +97,7 @@ pub fn all() -> Result<Vec<Sample>> {
         Sample::new("differs", &["a"], differs("a")),
         Sample::new("differs", &["b"], differs("b")),
         Sample::new("volume", &["latest"], volume(&base)),
+        Sample::new("wasm", &["latest"], wasm()?),
         Sample::new("signal", &["latest"], plain().with("StopSignal", json!("SIGUSR1"))),
     ];
     for (tag, user) in [
@@ -122,6 +127,20 @@ pub fn one(name: &str) -> Result<Sample> {
         Some(sample) => Ok(sample),
         None => bail!("no sample image is called {name:?} with the tag {tag:?}"),
     }
+}
+
+/// A module and a component, and nothing else that could be run.
+fn wasm() -> Result<Image> {
+    let module = wat::parse_str(MODULE).context("program.wat")?;
+    let component = wat::parse_str(COMPONENT).context("component.wat")?;
+    let layer = Layer::new()
+        .dir("etc", 0o755)
+        .file("program.wasm", 0o644, module)
+        .file("component.wasm", 0o644, component)
+        .file("hello", 0o644, "hello from the image\n");
+    Ok(Image::new(vec![layer.pack(Compression::Gzip)])
+        .with("Entrypoint", json!(["/program.wasm"]))
+        .cmd(&["args"]))
 }
 
 fn web(base: &Packed) -> Image {

@@ -113,9 +113,9 @@ async fn users(bed: &Bed) -> Result<()> {
 }
 
 /// One line of a log file: stream, tag, text.
-type Entry = (String, String, String);
+pub(super) type Entry = (String, String, String);
 
-fn entries(path: &Path) -> Result<Vec<Entry>> {
+pub(super) fn entries(path: &Path) -> Result<Vec<Entry>> {
     let log = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     assert!(log.is_empty() || log.ends_with('\n'), "the log ends in the middle of a line");
     let entry = |line: &str| {
@@ -129,7 +129,7 @@ fn entries(path: &Path) -> Result<Vec<Entry>> {
     log.lines().map(entry).collect()
 }
 
-fn entry(stream: &str, tag: &str, text: &str) -> Entry {
+pub(super) fn entry(stream: &str, tag: &str, text: &str) -> Entry {
     (stream.to_owned(), tag.to_owned(), text.to_owned())
 }
 
@@ -316,7 +316,7 @@ pub(super) async fn limits(bed: &mut Bed, subject: &Subject) -> Result<()> {
 }
 
 /// A container's limit of memory, as the node sees it.
-async fn written_limit(bed: &Bed, id: &str, wanted: u64) -> Result<()> {
+pub(super) async fn written_limit(bed: &Bed, id: &str, wanted: u64) -> Result<()> {
     let read = format!(
         "for line in $(cat /proc/{}/cgroup); do path=${{line##*:}}; \
          cat /sys/fs/cgroup$path/memory.max /sys/fs/cgroup/memory$path/memory.limit_in_bytes; \
@@ -366,7 +366,7 @@ pub(super) async fn restart(bed: &mut Bed, subject: &Subject) -> Result<()> {
 }
 
 /// Of the numbers up to 60000 none is missing.
-fn whole_count(path: &Path) -> Result<()> {
+pub(super) fn whole_count(path: &Path) -> Result<()> {
     let mut last = 0;
     for (_, _, text) in entries(path)? {
         let number: u32 = text.parse().with_context(|| format!("{text:?} is a piece of a line"))?;

@@ -4,6 +4,7 @@
 mod bad;
 mod conformance;
 mod killed;
+mod wasm;
 
 use std::path::PathBuf;
 
@@ -34,12 +35,14 @@ struct Subject {
     daemon: Daemon,
     /// What does not apply to it.
     lacks: &'static [Part],
+    /// The image that its containers run.
+    image: &'static str,
 }
 
 impl Subject {
     fn berth() -> Result<Self> {
         let shim = berth_testkit::paths::small()?.join("containerd-shim-berth-v1");
-        Ok(Self { shim, more: "", daemon: Daemon::Berth, lacks: &[] })
+        Ok(Self { shim, more: "", daemon: Daemon::Berth, lacks: &[], image: "busybox" })
     }
 
     /// Ours, given the sandbox as a task.
@@ -58,20 +61,32 @@ impl Subject {
         let unpacked = berth_testkit::paths::cache().join("containerd");
         let shim = unpacked.join("usr/bin/containerd-shim-runc-v2");
         ensure!(shim.exists(), "{} is missing: run `tools/needs containerd`", shim.display());
-        Ok(Self { shim, more: "", daemon: Daemon::Berth, lacks: &[] })
+        Ok(Self { shim, more: "", daemon: Daemon::Berth, lacks: &[], image: "busybox" })
     }
 
     /// The one that docs/shim-from-zero.md builds.
     fn guide() -> Result<Self> {
         let shim = berth_testkit::paths::built("containerd-shim-guide-v1", "berth-shim-guide")?;
         let lacks = &[Part::Pids, Part::Users, Part::Terminals, Part::Cgroup];
-        Ok(Self { shim, more: "", daemon: Daemon::Berth, lacks })
+        Ok(Self { shim, more: "", daemon: Daemon::Berth, lacks, image: "busybox" })
+    }
+
+    /// Ours for WebAssembly, with a list of its own: its images have no shell.
+    fn wasm() -> Result<Self> {
+        let shim = berth_testkit::paths::wasm_shim()?;
+        Ok(Self { shim, more: "", daemon: Daemon::Berth, lacks: &[], image: "wasm" })
     }
 
     /// Any other, by hand: the one that `BERTH_TEST_SHIM` names.
     fn given() -> Result<Self> {
         let shim = std::env::var_os("BERTH_TEST_SHIM").context("BERTH_TEST_SHIM names a shim")?;
-        Ok(Self { shim: shim.into(), more: "", daemon: Daemon::Berth, lacks: &[] })
+        Ok(Self {
+            shim: shim.into(),
+            more: "",
+            daemon: Daemon::Berth,
+            lacks: &[],
+            image: "busybox",
+        })
     }
 
     fn has(&self, part: Part) -> bool {
@@ -82,7 +97,7 @@ impl Subject {
     fn on_a_node(&self, test: impl AsyncFnOnce(&mut Bed) -> Result<()>) -> Result<()> {
         let handler = format!("[handlers.berth]\nshim = {:?}\n{}\n", self.shim, self.more);
         let config = Config::default().drop_in("50-shim.toml", &handler).under(self.daemon);
-        on_a_node_with(config, &["busybox"], test)
+        on_a_node_with(config, &[self.image], test)
     }
 
     /// The pid of a pod's shim, inside the node.
@@ -102,14 +117,14 @@ impl Subject {
     }
 }
 
-/// An item of the list as a test of one subject.
+/// An item of a list as a test of one subject.
 macro_rules! conforms {
-    ($subject:ident $check:ident { $(#[$by_hand:meta])? }) => {
+    ($subject:ident $list:ident $check:ident { $(#[$by_hand:meta])? }) => {
         #[test]
         $(#[$by_hand])?
         fn $check() -> Result<()> {
             let subject = Subject::$subject()?;
-            subject.on_a_node(async |bed| conformance::$check(bed, &subject).await)
+            subject.on_a_node(async |bed| $list::$check(bed, &subject).await)
         }
     };
 }
@@ -119,15 +134,15 @@ macro_rules! conform {
     ($($subject:ident $by_hand:tt)*) => {
         $(mod $subject {
             use super::*;
-            conforms!($subject lifecycle $by_hand);
-            conforms!($subject namespaces $by_hand);
-            conforms!($subject streams $by_hand);
-            conforms!($subject exec $by_hand);
-            conforms!($subject limits $by_hand);
-            conforms!($subject oom $by_hand);
-            conforms!($subject restart $by_hand);
-            conforms!($subject last_words $by_hand);
-            conforms!($subject death $by_hand);
+            conforms!($subject conformance lifecycle $by_hand);
+            conforms!($subject conformance namespaces $by_hand);
+            conforms!($subject conformance streams $by_hand);
+            conforms!($subject conformance exec $by_hand);
+            conforms!($subject conformance limits $by_hand);
+            conforms!($subject conformance oom $by_hand);
+            conforms!($subject conformance restart $by_hand);
+            conforms!($subject conformance last_words $by_hand);
+            conforms!($subject conformance death $by_hand);
         })*
     };
 }
@@ -139,6 +154,18 @@ conform! {
     runc_v2 {}
     guide {}
     given { #[ignore = "by hand, with BERTH_TEST_SHIM"] }
+}
+
+mod by_wasm {
+    use super::*;
+    conforms!(wasm wasm lifecycle {});
+    conforms!(wasm wasm namespaces {});
+    conforms!(wasm wasm streams {});
+    conforms!(wasm wasm limits {});
+    conforms!(wasm wasm oom {});
+    conforms!(wasm wasm restart {});
+    conforms!(wasm wasm last_words {});
+    conforms!(wasm wasm death {});
 }
 
 /// What a shim says in its `log` fifo, and what it publishes by running the daemon's own binary.
