@@ -30,7 +30,7 @@ pub async fn run() -> Result<()> {
     let start = Instant::now();
     say("A node in namespaces of its own; a registry inside it; Berth's daemon.")?;
     let kinds = kinds::all()?;
-    let mut bed = Bed::make(kinds::config(&kinds), &["busybox", "web"]).await?;
+    let mut bed = Bed::make(kinds::config(&kinds), &["busybox", "web", "wasm"]).await?;
     let outcome = act(&mut bed, &kinds).await;
     if outcome.is_err() {
         let kept = bed.node.keep_log();

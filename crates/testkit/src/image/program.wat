@@ -8,7 +8,7 @@
 ;;   idle           nothing, for ever
 ;;   grow           takes memory, for ever
 ;;   busy           takes 8 MiB, then time, for ever
-;;   file PATH      prints a file
+;;   file PATH [VERB] prints a file; then VERB
 ;;   vars           prints its environment
 ;;   args           prints its arguments
 ;;   wait PATH VERB waits until the file is there, then does VERB
@@ -165,7 +165,10 @@
     (if (call $is (local.get $at) (i32.const 108)) (then (call $long))) ;; long
     (if (call $is (local.get $at) (i32.const 105)) (then (call $idle))) ;; idle
     (if (call $is (local.get $at) (i32.const 97)) (then (call $lines (i32.load (i32.const 16))))) ;; args
-    (if (call $is (local.get $at) (i32.const 102)) (then (call $file (call $argument (local.get $next))))) ;; file
+    (if (call $is (local.get $at) (i32.const 102)) ;; file
+      (then
+        (call $file (call $argument (local.get $next)))
+        (call $do (i32.add (local.get $at) (i32.const 2)))))
     (if (call $is (local.get $at) (i32.const 103)) ;; grow
       (then (loop $more (call $take (i32.const 16)) (br $more))))
     (if (call $is (local.get $at) (i32.const 98)) ;; busy
