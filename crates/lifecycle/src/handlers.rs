@@ -17,6 +17,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use berth_pod::Kind;
 use berth_pod::record::PodRecord;
+use berth_pod::spec::{PidMode, PodOrNode, SandboxSpec};
 use sha2::{Digest as _, Sha256};
 
 use crate::Error;
@@ -205,12 +206,15 @@ impl Handlers {
     /// Begins a pod with the handler that it asks for; `register` makes it known.
     pub(crate) fn begin<T>(
         &self,
-        asked: &str,
-        privileged: bool,
+        spec: &SandboxSpec,
         register: impl FnOnce(&Chosen) -> T,
     ) -> Result<T, Error> {
         let _beginning = read(&self.beginning);
-        Ok(register(&self.choose(asked, privileged)?))
+        let chosen = self.choose(&spec.handler, spec.privileged)?;
+        if let Some(Ok(handler)) = self.offered().handlers.get(&chosen.name) {
+            refuse_what_no_guest_has(&chosen.name, handler, spec)?;
+        }
+        Ok(register(&chosen))
     }
 
     fn choose(&self, asked: &str, privileged: bool) -> Result<Chosen, Error> {
@@ -241,11 +245,38 @@ impl Handlers {
         Ok(Chosen { name: name.to_owned(), digest })
     }
 
+    /// Whether any pod may have been begun with a runtime that gives it a kernel of its own.
+    pub(crate) fn any_guests(&self) -> bool {
+        read(&self.kept).values().any(|handler| handler.facts.guest_network.is_some())
+    }
+
     /// What a pod was begun with; if that is lost, what its handler is now.
     pub(crate) fn of(&self, record: &PodRecord) -> Option<Arc<Handler>> {
         let kept = read(&self.kept).get(&record.settings).cloned();
         kept.or_else(|| self.offered().handlers.get(&record.handler)?.clone().ok())
     }
+}
+
+/// A pod with a kernel of its own has none of the node's but the network.
+fn refuse_what_no_guest_has(
+    name: &str,
+    handler: &Handler,
+    spec: &SandboxSpec,
+) -> Result<(), Error> {
+    if handler.facts.guest_network.is_none() {
+        return Ok(());
+    }
+    let asked = &spec.namespaces;
+    let what = match (&asked.pid, asked.ipc, &asked.user) {
+        (PidMode::Node, ..) => "the node's PID namespace",
+        (_, PodOrNode::Node, _) => "the node's IPC namespace",
+        (.., Some(_)) => "a user namespace",
+        _ => return Ok(()),
+    };
+    let text = format!(
+        "namespace_options: the runtime handler {name:?} gives a pod a kernel of its own, which has not {what}: use another RuntimeClass"
+    );
+    Err(Error::new(Kind::Invalid, text))
 }
 
 /// A handler's digest, and the text that it is the digest of.

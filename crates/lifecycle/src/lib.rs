@@ -17,6 +17,7 @@ mod error;
 mod exec;
 mod family;
 mod figures;
+mod guests;
 mod handlers;
 mod kept;
 mod layout;
@@ -33,6 +34,7 @@ pub mod view;
 
 pub use error::Error;
 pub use figures::Step;
+pub use guests::GuestUsage;
 pub use handlers::{Offer, Offered};
 pub use node::{ExecOutput, Node};
 pub use settings::{Handler, SandboxMode, Settings, ShimKind, ShimOptions};

@@ -52,11 +52,10 @@ impl Node {
     /// # Errors
     /// Exists, WrongState, or whatever stopped a step.
     pub async fn run_sandbox(&self, spec: Admitted<SandboxSpec>) -> Result<SandboxId, Error> {
-        let (asked, privileged) = (&spec.spec.handler, spec.spec.privileged);
         let (registry, name) = (&self.shared.registry, &spec.spec.name);
         loop {
             let register = |chosen: &Chosen| registry.named_or(name, || self.make(&spec, chosen));
-            let (id, queue) = match self.shared.handlers.begin(asked, privileged, register) {
+            let (id, queue) = match self.shared.handlers.begin(&spec.spec, register) {
                 Ok(begun) => begun,
                 // A pod that is there already lives by what it was begun with.
                 Err(why) => registry.named(name).ok_or(why)?,
@@ -261,8 +260,13 @@ impl Node {
         exec::run(&context, &id, &command, timeout).await
     }
 
+    /// Whether any pod may run on a kernel of its own.
+    pub(crate) fn any_guests(&self) -> bool {
+        self.shared.handlers.any_guests()
+    }
+
     /// A handle for a use of a running container, outside its pod's queue.
-    fn running(&self, id: &str) -> Result<(Context, ContainerId), Error> {
+    pub(crate) fn running(&self, id: &str) -> Result<(Context, ContainerId), Error> {
         let view = self.container(id)?;
         let state = match view.state {
             ContainerState::Running | ContainerState::Unknown => None,

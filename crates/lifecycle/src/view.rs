@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use berth_oci::facts::GuestNetwork;
 use berth_pod::record::{ContainerRecord, Exit, ImageHeld, PodRecord};
 use berth_pod::spec::{ContainerSpec, SandboxSpec};
 use berth_pod::{ContainerId, SandboxId};
@@ -133,6 +134,9 @@ pub struct HandlerReport {
     pub user_namespaces: bool,
     /// It runs privileged pods.
     pub privileged: bool,
+    /// Whose network stack its pods use, if they run on kernels of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_network: Option<GuestNetwork>,
 }
 
 impl HandlerReport {
@@ -147,6 +151,7 @@ impl HandlerReport {
             recursive_read_only_mounts: handler.facts.recursive_read_only,
             user_namespaces: handler.facts.id_mapped_mounts,
             privileged: handler.privileged,
+            guest_network: handler.facts.guest_network,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use berth_pod::spec::StringMap;
 
-use crate::facts::{ContainerInput, PodInput};
+use crate::facts::{ContainerInput, GuestNetwork, PodInput};
 
 const PREFIX: &str = "io.kubernetes.cri.";
 
@@ -57,6 +57,11 @@ fn of_pod(pod: &PodInput<'_>, container_type: &str) -> BTreeMap<String, String> 
         ("sandbox-uid", &name.uid),
     ] {
         all.insert(format!("{PREFIX}{key}"), value.to_owned());
+    }
+    if pod.handler.guest_network == Some(GuestNetwork::Node) {
+        // For our own shim. runsc's annotation for its flag needs yet another flag, which would let
+        // pods set any.
+        all.insert("dev.berth.guest-network".to_owned(), "node".to_owned());
     }
     all
 }

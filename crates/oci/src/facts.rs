@@ -132,6 +132,19 @@ pub struct HandlerFacts {
     pub pod_annotations: Vec<String>,
     /// Container annotations that are passed on, likewise.
     pub container_annotations: Vec<String>,
+    /// Its pods run on kernels of their own, with this network; none: on the node's kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_network: Option<GuestNetwork>,
+}
+
+/// Whose network stack a pod with a kernel of its own uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GuestNetwork {
+    /// Its own kernel's: the addresses leave the device of its network namespace.
+    Own,
+    /// The node's kernel's, in its network namespace.
+    Node,
 }
 
 /// A device node of the host.

@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::flavour::Flavour;
 use crate::runtime::RuntimeOptions;
 
 /// The annotations that name the pod of a container: ours and CRI's, then containerd's own.
 const GROUP: [&str; 2] = ["io.kubernetes.cri.sandbox-id", "io.containerd.runc.v2.group"];
+
+/// Says of a container whether it makes the pod's sandbox or joins it.
+const TYPE: &str = "io.kubernetes.cri.container-type";
 
 /// The parts of an OCI spec that matter outside the runtime.
 #[derive(Debug, Default, Deserialize)]
@@ -66,6 +70,11 @@ impl Config {
         GROUP.iter().find_map(|name| self.annotations.get(*name)).map(String::as_str)
     }
 
+    /// Whether this container joins the sandbox of another one, where there are sandboxes.
+    pub(crate) fn joins_a_sandbox(&self) -> bool {
+        self.annotations.get(TYPE).is_some_and(|kind| kind == "container")
+    }
+
     /// The namespace of a kind (`pid`, `user`, …) as the spec has it.
     pub fn namespace(&self, kind: &str) -> Option<&NamespaceEntry> {
         self.linux.namespaces.iter().find(|entry| entry.kind == kind)
@@ -85,6 +94,9 @@ impl Config {
 pub struct Traces {
     /// The runtime that has it.
     pub runtime: RuntimeOptions,
+    /// Which one that is.
+    #[serde(default)]
+    pub flavour: Flavour,
     /// Its cgroup below each hierarchy's root, once it has one.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
@@ -143,7 +155,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Traces::load(dir.path()), None);
         let runtime = RuntimeOptions::resolve("/opt/crun", "/r", false, dir.path()).unwrap();
-        let traces = Traces { runtime, cgroup: Some("/k/p/c".into()) };
+        let traces = Traces { runtime, flavour: Flavour::Crun, cgroup: Some("/k/p/c".into()) };
         traces.save(dir.path()).unwrap();
         assert_eq!(Traces::load(dir.path()), Some(traces));
     }

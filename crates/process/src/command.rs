@@ -72,6 +72,28 @@ pub(crate) fn memory_holding(input: &[u8]) -> Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// An unnamed file in memory for all that a command says.
+pub(crate) struct Answer(File);
+
+impl Answer {
+    /// Nothing yet; the descriptor is for the command.
+    pub(crate) fn new() -> Result<(Self, OwnedFd)> {
+        let file = File::from(memory_holding(b"")?);
+        let to = file.try_clone().map_err(|e| Error::file("duplicate", "memfd", e))?;
+        Ok((Self(file), to.into()))
+    }
+
+    /// What was said.
+    pub(crate) fn read(mut self) -> Result<Vec<u8>> {
+        let mut said = Vec::new();
+        self.0
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| self.0.read_to_end(&mut said))
+            .map_err(|e| Error::file("read", "memfd", e))?;
+        Ok(said)
+    }
+}
+
 /// What a command says: the end of it is kept, however much it is.
 pub(crate) struct Said {
     from: AsyncFd<OwnedFd>,
@@ -125,6 +147,12 @@ impl Said {
             }
         }
         true
+    }
+
+    /// The end of what was said.
+    pub(crate) fn text(mut self) -> String {
+        self.read_some();
+        String::from_utf8_lossy(&self.tail).into_owned()
     }
 
     /// The last line of text that was said.

@@ -14,17 +14,17 @@ use berth_cgroup::Cgroups;
 use berth_sys::Signal;
 use tokio::sync::Notify;
 
+use crate::body::{Body, Kill};
 use crate::bundle::{Config, Traces};
-use crate::console::Console;
 use crate::error::{Error, Result};
 use crate::exec::{Exec, ExecRequest};
-use crate::place::{Place, Rest};
+use crate::guest::Guest;
+use crate::place::{Figures, Place, Rest};
 use crate::process::{Ended, Life, Phase, Program, signal};
 use crate::pump::{Buffers, lock};
-use crate::reaper::Watched;
 use crate::rootfs::{self, MountRequest};
 use crate::runtime::Runtime;
-use crate::stdio::{Ends, Owner, Stdio};
+use crate::stdio::Ends;
 
 /// Output of somebody who left the container's cgroup and still holds its pipe is not waited for
 /// longer than this.
@@ -51,7 +51,7 @@ pub struct ContainerRequest {
     pub checkpoint: Option<PathBuf>,
 }
 
-/// What all containers of a shim share.
+/// What a container is made with.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) runtime: Arc<Runtime>,
@@ -59,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) cgroups: Cgroups,
     /// The beginning of the paths of sockets.
     pub(crate) sockets: PathBuf,
+    /// The container whose sandbox this one joins, where there are sandboxes.
+    pub(crate) sandbox: Option<Arc<Container>>,
 }
 
 /// One container.
@@ -67,10 +69,7 @@ pub(crate) struct Container {
     request: ContainerRequest,
     shared: Shared,
     root: PathBuf,
-    init: Watched,
-    /// What init executes until the container's program takes its place.
-    program: Option<Program>,
-    place: Option<Place>,
+    body: Body,
     created: SystemTime,
     life: Life,
     paused: Mutex<bool>,
@@ -96,17 +95,17 @@ impl Container {
         }
         let config = Config::read(&request.bundle)?;
         let root = config.rootfs(&request.bundle);
-        let options = shared.runtime.options().clone();
+        let (options, flavour) = (shared.runtime.options().clone(), shared.runtime.flavour());
         // What the spec asks for, until the kernel says what came of it: a shim that dies in between
         // must not leave a process that nobody can find.
-        let asked = Some(PathBuf::from(config.linux.cgroups_path)).filter(|p| p.is_absolute());
-        let mut traces = Traces { runtime: options, cgroup: asked };
+        let asked = Some(PathBuf::from(&config.linux.cgroups_path)).filter(|p| p.is_absolute());
+        let mut traces = Traces { runtime: options, flavour, cgroup: asked };
         traces.save(&request.bundle)?;
         rootfs::mount(&request.rootfs, &root)?;
         let (id, bundle) = (request.id.clone(), request.bundle.clone());
         let (runtime, cgroups) = (Arc::clone(&shared.runtime), shared.cgroups.clone());
         let made = tokio::select! {
-            made = Self::make(request, shared, root.clone()) => made,
+            made = Self::make(request, shared, &config, root.clone()) => made,
             () = killed.notified() => Err(Error::Cancelled { id: id.clone() }),
         };
         match made {
@@ -134,24 +133,16 @@ impl Container {
         }
     }
 
-    async fn make(request: ContainerRequest, shared: Shared, root: PathBuf) -> Result<Self> {
-        let (mut stdio, streams) = Stdio::open(&request.ends, Owner::Container).await?;
-        let console = match request.ends.terminal {
-            true => Some(Console::listen(socket(&shared.sockets, &request.id))?),
-            false => None,
-        };
-        let runtime = &shared.runtime;
-        let path = console.as_ref().map(Console::path);
-        let init = runtime.create(&request.id, &request.bundle, path, streams).await?;
-        let pid = init.pid();
-        if let Some(console) = console {
-            stdio.connect(console.terminal()?, &request.ends, Owner::Container).await?;
-        }
+    async fn make(
+        request: ContainerRequest,
+        shared: Shared,
+        config: &Config,
+        root: PathBuf,
+    ) -> Result<Self> {
+        let (body, stdio) = Body::create(&request, &shared, config).await?;
         Ok(Self {
             root,
-            init,
-            program: Program::of(pid),
-            place: Place::of(&shared.cgroups, pid)?,
+            body,
             created: SystemTime::now(),
             life: Life::new(stdio),
             paused: Mutex::new(false),
@@ -184,8 +175,30 @@ impl Container {
         &self.shared.buffers
     }
 
-    pub(crate) fn place(&self) -> Option<&Place> {
-        self.place.as_ref()
+    fn place(&self) -> Option<&Place> {
+        self.body.place()
+    }
+
+    /// The cgroup that all its processes are in, if they are the node's.
+    pub(crate) fn native_place(&self) -> Option<&Place> {
+        self.body.native_place()
+    }
+
+    /// It, as runsc knows it, if its processes are guests.
+    pub(crate) fn guest(&self) -> Option<&Guest> {
+        self.body.guest()
+    }
+
+    /// The pids of its processes, as the kernel that they run in knows them.
+    pub(crate) async fn pids(&self) -> Result<Vec<u32>> {
+        self.body.pids().await
+    }
+
+    /// What is counted of it.
+    pub(crate) async fn figures(&self) -> Result<Figures> {
+        self.body.figures().await?.ok_or_else(|| {
+            Error::state("measure", self.id(), "the runtime gave it no cgroup of its own")
+        })
     }
 
     pub(crate) fn created(&self) -> SystemTime {
@@ -197,7 +210,7 @@ impl Container {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.init.pid().as_raw_pid().cast_unsigned()
+        self.body.pid()
     }
 
     /// Whether init has ended, reported or not, or is about to: what is killed with a container
@@ -205,7 +218,7 @@ impl Container {
     pub(crate) async fn ends_soon(&self) -> bool {
         self.killed.load(Ordering::Relaxed)
             || self.life.ended().is_some()
-            || tokio::time::timeout(SOON, self.init.over()).await.is_ok()
+            || tokio::time::timeout(SOON, self.body.over()).await.is_ok()
     }
 
     pub(crate) fn is_paused(&self) -> bool {
@@ -219,7 +232,7 @@ impl Container {
 
     /// Whether this is the runtime's program, which execs replace too.
     pub(crate) fn is_runtime(&self, program: Program) -> bool {
-        self.program == Some(program)
+        self.body.is_runtime(program)
     }
 
     /// Starts the program; answers when it has taken the runtime's place.
@@ -233,18 +246,10 @@ impl Container {
             };
             return Err(Error::state("start", self.id(), state));
         }
-        let begun = lock(&self.life.stdio).begin(&self.shared.buffers);
-        let started = match begun {
-            Ok(()) => self.shared.runtime.start(self.id(), self.bundle()).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = started {
+        if let Err(error) = self.body.start(self).await {
             // It can never be started again: let its end be seen like any other.
-            let _ = self.init.signal(Signal::KILL);
+            self.body.give_up();
             return Err(error);
-        }
-        if let Some(program) = self.program {
-            program.replaced(self.init.pid()).await;
         }
         self.life.pass(Phase::Starting, Phase::Running);
         Ok(self.pid())
@@ -252,13 +257,9 @@ impl Container {
 
     /// Waits for init's end, makes it the end of the container, and reports it.
     async fn attend(self: Arc<Self>) {
-        let code = self.init.exited().await;
+        let code = self.body.exited(&self.life).await;
         let at = SystemTime::now();
-        let mut oom_kills = 0;
-        if let Some(place) = &self.place {
-            place.settle().await;
-            oom_kills = place.oom_kills() + self.counted.load(Ordering::Relaxed);
-        }
+        let oom_kills = self.body.settle().await + self.counted.load(Ordering::Relaxed);
         self.life.drain(DRAIN).await;
         let dropped_lines = lock(&self.life.stdio).dropped_lines();
         *lock(&self.paused) = false;
@@ -283,19 +284,13 @@ impl Container {
         if wanted == Signal::KILL {
             self.killed.store(true, Ordering::Relaxed);
         }
-        let alive = self.init.signal(wanted)?;
-        let place = self.place.as_ref();
-        match place {
-            // Frozen processes of v1 take even SIGKILL only when they are thawed.
-            Some(place) if wanted == Signal::KILL && (all || self.is_paused()) => place.strike(),
-            Some(place) if all => place.signal_others(wanted, self.init.pid()),
-            _ => {}
-        }
+        let (paused, unstarted) = (self.is_paused(), self.life.phase() == Phase::Ready);
+        let alive = self.body.kill(Kill { signal: wanted, all, paused, unstarted }).await?;
         if alive {
             return Ok(());
         }
         // Dead, but not reported: somebody else in its cgroup is not gone yet.
-        if let Some(who) = place.and_then(Place::survivors) {
+        if let Some(who) = self.body.survivors() {
             return Err(Error::Undying { id: self.id().to_owned(), who });
         }
         Ok(())
@@ -322,9 +317,9 @@ impl Container {
         found.ok_or_else(|| Error::NotFound { what: "exec", id: id.to_owned() })
     }
 
-    /// The execs that have a pid.
+    /// The execs, with their pids in the kernel that they run in.
     pub(crate) fn exec_pids(&self) -> Vec<(String, u32)> {
-        lock(&self.execs).iter().map(|(id, exec)| (id.clone(), exec.pid())).collect()
+        lock(&self.execs).iter().map(|(id, exec)| (id.clone(), exec.inner_pid())).collect()
     }
 
     pub(crate) fn remove_exec(&self, id: &str) -> Result<Option<Ended>> {
@@ -348,8 +343,7 @@ impl Container {
     /// Removes what the runtime keeps of an ended container, and its root file system's mount.
     pub(crate) async fn delete(&self) -> Result<Ended> {
         let Some(ended) = self.life.ended() else {
-            let who = self.place.as_ref().and_then(Place::survivors);
-            let state = match who {
+            let state = match self.body.survivors() {
                 Some(who) => format!("it still runs: {who}"),
                 None => "it still runs".to_owned(),
             };
@@ -382,12 +376,14 @@ impl Container {
         if self.life.ended().is_some() {
             return Err(Error::state("update", self.id(), "it has ended"));
         }
+        let place = self.place();
+        if self.guest().is_some() {
+            // runsc has no `update`: its limits are those of the cgroups that it has made.
+            return place.map_or(Ok(()), |place| place.apply_all(resources));
+        }
         let (resources, rest) = Rest::split(resources)?;
         self.shared.runtime.update(self.id(), self.bundle(), &resources).await?;
-        match &self.place {
-            Some(place) => place.apply(rest),
-            None => Ok(()),
-        }
+        place.map_or(Ok(()), |place| place.apply(rest))
     }
 
     /// Writes the container's state to a directory; it ends unless `leave_running`.
@@ -410,7 +406,7 @@ impl Container {
 }
 
 /// `<prefix>-<hash of the name>`: a unix socket's path ends at 108 bytes, ids do not.
-fn socket(prefix: &Path, name: &str) -> PathBuf {
+pub(crate) fn socket(prefix: &Path, name: &str) -> PathBuf {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
     name.hash(&mut hasher);

@@ -4,7 +4,7 @@
 //! so that accounting is not split), because killing an exec means killing what it started, and a
 //! grandchild whose parent has died can be told from the container's own processes by nothing else.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use crate::console::Console;
 use crate::container::Container;
 use crate::error::{Error, Result};
+use crate::guest::Guest;
 use crate::place::{Place, SubPlace};
 use crate::process::{Ended, Life, Phase, Program, signal};
 use crate::pump::lock;
@@ -57,6 +58,21 @@ pub(crate) struct Exec {
 #[derive(Debug)]
 struct Started {
     process: Watched,
+    /// The pid of what it stands for, in the kernel of a sandbox.
+    guest: Option<u32>,
+}
+
+/// Where a runtime says which process it has started.
+struct PidFiles {
+    own: Scratch,
+    /// In the kernel of a sandbox.
+    guest: Scratch,
+}
+
+impl PidFiles {
+    fn guest(&self) -> Option<u32> {
+        std::fs::read_to_string(&self.guest.0).ok()?.trim().parse().ok()
+    }
 }
 
 impl Exec {
@@ -87,14 +103,20 @@ impl Exec {
         self.started.get().map_or(0, |started| started.process.pid().as_raw_pid().cast_unsigned())
     }
 
+    /// Its pid in the kernel that it runs in; 0 before it has one.
+    pub(crate) fn inner_pid(&self) -> u32 {
+        self.started.get().and_then(|started| started.guest).unwrap_or_else(|| self.pid())
+    }
+
     /// Starts it in its container.
     pub(crate) async fn start(self: &Arc<Self>, container: &Container) -> Result<u32> {
         if !self.life.pass(Phase::Ready, Phase::Starting) {
             return Err(Error::state("start", &self.id, "it has been started before"));
         }
-        let pid_file = Scratch(container.bundle().join(format!("exec-{}.pid", self.serial)));
+        let file = |kind| Scratch(container.bundle().join(format!("exec-{}.{kind}", self.serial)));
+        let pid_files = PidFiles { own: file("pid"), guest: file("guest") };
         let launched = tokio::select! {
-            launched = self.launch(container, &pid_file.0) => launched,
+            launched = self.launch(container, &pid_files) => launched,
             () = self.doom.notified() => Err(Error::Cancelled { id: self.id.clone() }),
         };
         let error = match launched {
@@ -109,6 +131,9 @@ impl Exec {
         if let Some(place) = self.place.get() {
             let _ = place.kill_all(&self.id).await;
         }
+        if let (Some(guest), Some(pid)) = (container.guest(), pid_files.guest()) {
+            let _ = guest.kill_tree(pid).await;
+        }
         self.life.drain(Duration::ZERO).await;
         self.remove_place();
         self.life.fail();
@@ -118,7 +143,7 @@ impl Exec {
         Err(error)
     }
 
-    async fn launch(self: &Arc<Self>, container: &Container, pid_file: &Path) -> Result<()> {
+    async fn launch(self: &Arc<Self>, container: &Container, pid_files: &PidFiles) -> Result<()> {
         let bundle = container.bundle();
         let (stdio, streams) = Stdio::open(&self.ends, Owner::Exec).await?;
         *lock(&self.life.stdio) = stdio;
@@ -129,13 +154,14 @@ impl Exec {
             true => Some(Console::listen(container.socket(&format!("e{}", self.serial)))?),
             false => None,
         };
-        let (name, breed) = (format!("exec-{}", self.serial), container.runtime().breed());
-        let sub = container.place().and_then(|place| place.sub(&name, breed));
+        let (name, flavour) = (format!("exec-{}", self.serial), container.runtime().flavour());
+        let sub = container.native_place().and_then(|place| place.sub(&name, flavour));
         let call = ExecCall {
             id: container.id(),
             bundle,
             process: &spec.0,
-            pid_file,
+            pid_file: &pid_files.own.0,
+            guest_pid_file: container.guest().map(|_| pid_files.guest.0.as_path()),
             console: console.as_ref().map(Console::path),
             cgroup: sub.as_ref().and_then(SubPlace::argument),
         };
@@ -148,12 +174,14 @@ impl Exec {
         if let (false, Some(place)) = (told, self.place.get()) {
             place.take_in(pid);
         }
-        share_oom_score(container.pid(), pid.as_raw_pid().cast_unsigned());
+        if container.guest().is_none() {
+            share_oom_score(container.pid(), pid.as_raw_pid().cast_unsigned());
+        }
         if let Some(console) = console {
             self.connect(console, container).await?;
         }
         let program = Program::of(pid).filter(|program| container.is_runtime(*program));
-        let _ = self.started.set(Started { process });
+        let _ = self.started.set(Started { process, guest: pid_files.guest() });
         tokio::spawn(Arc::clone(self).attend());
         if let Some(program) = program {
             program.replaced(pid).await;
@@ -182,7 +210,7 @@ impl Exec {
     }
 
     /// Sends a signal; SIGKILL goes to everything the exec has started, also after its own end.
-    pub(crate) async fn kill(&self, number: u32) -> Result<()> {
+    pub(crate) async fn kill(&self, container: &Container, number: u32) -> Result<()> {
         let wanted = signal(number)?;
         let starting = self.life.phase() == Phase::Starting && self.started.get().is_none();
         if wanted == Signal::KILL && starting {
@@ -200,6 +228,9 @@ impl Exec {
             return Err(Error::state("signal", &self.id, "it has not been started"));
         };
         let over = self.life.ended().is_some();
+        if let (Some(guest), Some(pid)) = (container.guest(), started.guest) {
+            return self.kill_guest(guest, pid, wanted).await;
+        }
         if wanted == Signal::KILL {
             let killed = match self.place.get() {
                 Some(place) => place.kill_all(&self.id).await?,
@@ -213,6 +244,19 @@ impl Exec {
             return Ok(());
         }
         Err(Error::NotFound { what: "running exec", id: self.id.clone() })
+    }
+
+    async fn kill_guest(&self, guest: &Guest, pid: u32, wanted: Signal) -> Result<()> {
+        let killed = match wanted {
+            Signal::KILL => guest.kill_tree(pid).await,
+            other => guest.kill_process(pid, other).await,
+        };
+        match killed {
+            Err(_) if self.life.ended().is_some() => {
+                Err(Error::NotFound { what: "running exec", id: self.id.clone() })
+            }
+            done => done,
+        }
     }
 
     /// Removes its cgroup if nothing is left in it; otherwise the container's end does. Answers the

@@ -14,12 +14,16 @@
 //! It owns the running processes and nothing else, must not know what an RPC, a daemon or a pod
 //! spec is, and keeps no state outside the process but what cleaning up after it needs.
 
+mod body;
 mod bundle;
 mod command;
 mod console;
 mod container;
 mod error;
 mod exec;
+mod flavour;
+mod guest;
+mod joined;
 mod place;
 mod process;
 mod pump;
@@ -29,6 +33,7 @@ mod runtime;
 mod stdio;
 mod tasks;
 
+pub mod netstack;
 pub mod pause;
 pub mod plain;
 pub mod quiet;
@@ -39,6 +44,7 @@ pub use bundle::{Config, Linux, NamespaceEntry, Root, Traces};
 pub use container::ContainerRequest;
 pub use error::{Error, Kind, Result};
 pub use exec::ExecRequest;
+pub use flavour::Flavour;
 pub use place::{Figures, Place};
 pub use process::Ended;
 pub use pump::{Buffers, Pump, SharedLog, copy, to_log};

@@ -10,7 +10,7 @@ use berth_cgroup::{
 use berth_sys::{Pid, Signal};
 
 use crate::error::{Error, Result};
-use crate::runtime::Breed;
+use crate::flavour::Flavour;
 
 /// One attempt to kill all holds up everything else in this process: hence short, and repeated.
 const ATTEMPT: Duration = Duration::from_millis(10);
@@ -45,6 +45,11 @@ impl Place {
     pub fn at(cgroups: &Cgroups, path: &Path) -> Result<Self> {
         let cgroup = cgroups.at(&path.to_string_lossy())?;
         Ok(Self { cgroup, version: cgroups.version() })
+    }
+
+    /// Which interface it is read by.
+    pub(crate) fn version(&self) -> Version {
+        self.version
     }
 
     /// Its name.
@@ -145,17 +150,24 @@ impl Place {
         Ok(self.cgroup.apply(&rest.resources())?)
     }
 
+    /// Applies all of an update, where no runtime does: JSON of the OCI spec's `linux.resources`.
+    pub(crate) fn apply_all(&self, resources: &[u8]) -> Result<()> {
+        let json = |source| Error::Json { what: "resources".to_owned(), source };
+        let all: All = serde_json::from_slice(resources).map_err(json)?;
+        self.cgroup.apply(&all.resources())?;
+        self.apply(Rest::split(resources)?.1)
+    }
+
     /// A cgroup below it for one exec; `None` if it cannot be made.
-    pub(crate) fn sub(&self, name: &str, runtime: Breed) -> Option<SubPlace> {
+    pub(crate) fn sub(&self, name: &str, runtime: Flavour) -> Option<SubPlace> {
         let cgroup = self.cgroup.child(name).ok()?;
         let (extent, argument) = match (self.version, runtime) {
-            (Version::V2, Breed::Other) => (FREEZER, None),
-            (Version::V2, _) => (FREEZER, Some(name.to_owned())),
-            (Version::V1, Breed::Runc) => (FREEZER, Some(format!("freezer:{name}"))),
+            (Version::V2, Flavour::Crun | Flavour::Runc) => (FREEZER, Some(name.to_owned())),
+            (Version::V1, Flavour::Runc) => (FREEZER, Some(format!("freezer:{name}"))),
             // It looks for the name in every hierarchy, and where that is missing it leaves the
             // process outside the container altogether.
-            (Version::V1, Breed::Crun) => (Extent::All, Some(name.to_owned())),
-            (Version::V1, Breed::Other) => (FREEZER, None),
+            (Version::V1, Flavour::Crun) => (Extent::All, Some(name.to_owned())),
+            (_, Flavour::Runsc | Flavour::Other) => (FREEZER, None),
         };
         match self.version {
             Version::V1 => cgroup.create(extent).ok()?,
@@ -259,6 +271,55 @@ impl SubPlace {
 pub(crate) struct Rest {
     hugepage_limits: Vec<Hugepage>,
     unified: std::collections::BTreeMap<String, String>,
+}
+
+/// The parts of `linux.resources` that are limits of a cgroup, but for [`Rest`].
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct All {
+    memory: MemoryLimits,
+    cpu: CpuLimits,
+    pids: PidsLimit,
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct MemoryLimits {
+    limit: Option<i64>,
+    swap: Option<i64>,
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct CpuLimits {
+    shares: Option<u64>,
+    quota: Option<i64>,
+    period: Option<u64>,
+    cpus: Option<String>,
+    mems: Option<String>,
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct PidsLimit {
+    limit: Option<i64>,
+}
+
+impl All {
+    fn resources(self) -> Resources {
+        let set = |text: Option<String>| text.filter(|text| !text.is_empty());
+        Resources {
+            memory_limit: self.memory.limit,
+            memory_swap_limit: self.memory.swap,
+            cpu_shares: self.cpu.shares,
+            cpu_quota: self.cpu.quota,
+            cpu_period: self.cpu.period,
+            cpuset_cpus: set(self.cpu.cpus),
+            cpuset_mems: set(self.cpu.mems),
+            pids_limit: self.pids.limit,
+            ..Resources::default()
+        }
+    }
 }
 
 #[derive(Debug, serde::Deserialize)]

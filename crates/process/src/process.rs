@@ -105,6 +105,14 @@ impl Life {
         }
     }
 
+    /// Waits until the program has begun to run; for ever, if it never does.
+    pub(crate) async fn started(&self) {
+        let mut phases = self.phase.subscribe();
+        let begun = phases.wait_for(|phase| matches!(phase, Phase::Running | Phase::Ended(_)));
+        // The sender is ours: it does not go.
+        let _ = begun.await;
+    }
+
     /// Waits until the program runs or never will.
     pub(crate) async fn past_start(&self, limit: Duration) -> bool {
         let mut phases = self.phase.subscribe();

@@ -170,6 +170,11 @@ impl Watched {
         let _ = self.pidfd.readable().await;
     }
 
+    /// Whether it has ended, reaped or not.
+    pub(crate) fn has_ended(&self) -> bool {
+        !berth_sys::pidfd::alive(&self.pidfd).unwrap_or(false)
+    }
+
     /// Reaps the ended process after `first` has seen its exit code.
     pub(crate) fn ended(&self, first: impl FnOnce(u32)) -> u32 {
         let wait = |options| {

@@ -13,14 +13,16 @@ use berth_sys::Pid;
 use berth_sys::spawn::Spawn;
 use serde::{Deserialize, Serialize};
 
-use crate::command::{self, Said, memory_holding, tail_of};
+use crate::command::{self, Answer, Said, memory_holding, tail_of};
 use crate::error::{Error, Result};
+use crate::flavour::{Flavour, Network};
+use crate::guest;
 use crate::reaper::{Reaper, Watched};
 
 /// Creating may have to wait for a slow disk or a busy node.
 const CREATE: Duration = Duration::from_secs(60);
 /// Everything else is a matter of milliseconds.
-const OTHER: Duration = Duration::from_secs(20);
+pub(crate) const OTHER: Duration = Duration::from_secs(20);
 /// What a runtime writes of a container is less than this, in bytes and in files.
 const ROOM: u64 = 16 * 1024;
 const FILES: u64 = 4;
@@ -72,28 +74,22 @@ fn on_path(name: &str) -> Option<PathBuf> {
 /// The standard streams that a container or exec starts with; `None` is /dev/null.
 pub(crate) type Streams = [Option<OwnedFd>; 3];
 
-/// A runtime whose peculiarities are known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Breed {
-    Crun,
-    Runc,
-    Other,
-}
-
 /// A runtime that can be told what to do.
 #[derive(Debug)]
 pub(crate) struct Runtime {
     options: RuntimeOptions,
+    flavour: Flavour,
+    network: Network,
     reaper: Arc<Reaper>,
     calls: AtomicU64,
 }
 
 /// One call: the subcommand, its container, and where its messages go.
-struct Call<'a> {
-    verb: &'static str,
-    id: &'a str,
-    bundle: &'a Path,
-    limit: Duration,
+pub(crate) struct Call<'a> {
+    pub(crate) verb: &'static str,
+    pub(crate) id: &'a str,
+    pub(crate) bundle: &'a Path,
+    pub(crate) limit: Duration,
 }
 
 /// What `exec` needs to know.
@@ -106,11 +102,18 @@ pub(crate) struct ExecCall<'a> {
     pub(crate) console: Option<&'a Path>,
     /// `--cgroup`, in the form this runtime takes.
     pub(crate) cgroup: Option<String>,
+    /// Where the pid in the guest's kernel is to be written, if there is such a kernel.
+    pub(crate) guest_pid_file: Option<&'a Path>,
 }
 
 impl Runtime {
-    pub(crate) fn new(options: RuntimeOptions, reaper: Arc<Reaper>) -> Self {
-        Self { options, reaper, calls: AtomicU64::new(0) }
+    pub(crate) fn new(
+        options: RuntimeOptions,
+        flavour: Flavour,
+        network: Network,
+        reaper: Arc<Reaper>,
+    ) -> Self {
+        Self { options, flavour, network, reaper, calls: AtomicU64::new(0) }
     }
 
     pub(crate) fn options(&self) -> &RuntimeOptions {
@@ -119,16 +122,12 @@ impl Runtime {
 
     /// Whether the runtime keeps a state of this container.
     pub(crate) fn knows(&self, id: &str) -> bool {
-        self.options.root.join(id).exists()
+        !self.flavour.state_of(&self.options.root, id).is_empty()
     }
 
-    /// Which runtime this is, by its file name: they differ in what `exec --cgroup` means.
-    pub(crate) fn breed(&self) -> Breed {
-        match self.options.binary.file_name().and_then(|name| name.to_str()) {
-            Some("crun") => Breed::Crun,
-            Some("runc") => Breed::Runc,
-            _ => Breed::Other,
-        }
+    /// Which one this is.
+    pub(crate) fn flavour(&self) -> Flavour {
+        self.flavour
     }
 
     pub(crate) async fn create(
@@ -154,6 +153,22 @@ impl Runtime {
         init
     }
 
+    /// Makes a container that will have no process of its own.
+    pub(crate) async fn create_guest(
+        &self,
+        id: &str,
+        bundle: &Path,
+        console: Option<&Path>,
+    ) -> Result<()> {
+        let call = Call { verb: "create", id, bundle, limit: CREATE };
+        let mut args = vec!["--bundle".into(), bundle.into()];
+        if let Some(console) = console {
+            args.extend(["--console-socket".into(), console.to_owned()]);
+        }
+        args.push(id.into());
+        self.call(&call, args, Io::Own(None)).await
+    }
+
     /// Takes over the process whose pid a call has left in a file.
     fn adopt(&self, call: &Call<'_>, pid_file: &Path) -> Result<Watched> {
         let text = tail_of(pid_file, 64);
@@ -177,6 +192,24 @@ impl Runtime {
         self.call(&call, vec![id.into()], Io::Own(None)).await
     }
 
+    /// Starts a container that gets its streams only now.
+    pub(crate) async fn start_guest(
+        &self,
+        id: &str,
+        bundle: &Path,
+        streams: Streams,
+    ) -> Result<()> {
+        let call = Call { verb: "start", id, bundle, limit: CREATE };
+        self.call(&call, vec![id.into()], Io::Process(streams)).await
+    }
+
+    /// A call that is answered by what it prints.
+    pub(crate) async fn ask(&self, call: &Call<'_>, args: Vec<PathBuf>) -> Result<Vec<u8>> {
+        let (answer, stdout) = Answer::new()?;
+        self.call(call, args, Io::Process([None, Some(stdout), None])).await?;
+        answer.read()
+    }
+
     pub(crate) async fn exec(&self, exec: ExecCall<'_>, streams: Streams) -> Result<Watched> {
         let call = Call { verb: "exec", id: exec.id, bundle: exec.bundle, limit: CREATE };
         let _ = std::fs::remove_file(exec.pid_file);
@@ -185,6 +218,9 @@ impl Runtime {
         args.extend(["--pid-file".into(), exec.pid_file.to_owned()]);
         if let Some(console) = exec.console {
             args.extend(["--console-socket".into(), console.to_owned()]);
+        }
+        if let Some(file) = exec.guest_pid_file {
+            args.extend(["--internal-pid-file".into(), file.to_owned()]);
         }
         if let Some(cgroup) = exec.cgroup {
             args.extend(["--cgroup".into(), cgroup.into()]);
@@ -204,7 +240,27 @@ impl Runtime {
         }
         let call = Call { verb: "delete", id, bundle, limit: CREATE };
         let done = self.call(&call, vec!["--force".into(), id.into()], Io::Own(None)).await;
+        if done.is_err() && self.flavour.has_guests() {
+            self.forget_dead(id);
+        }
+        for file in self.flavour.left_of(&self.options.root, id) {
+            // Still there, it is met again at the next end of a sandbox of this name.
+            let _ = std::fs::remove_file(file);
+        }
         if self.knows(id) { done } else { Ok(()) }
+    }
+
+    /// runsc cannot delete a container whose sandbox is dead and not reaped: there is nothing left
+    /// of it but the files.
+    fn forget_dead(&self, id: &str) {
+        let files = self.flavour.state_of(&self.options.root, id);
+        if files.iter().filter_map(|file| guest::sandbox_pid(file)).any(guest::is_alive) {
+            return;
+        }
+        for file in files {
+            // Still there, it is met again by the next try.
+            let _ = std::fs::remove_file(file);
+        }
     }
 
     pub(crate) async fn pause(&self, id: &str, bundle: &Path) -> Result<()> {
@@ -281,7 +337,9 @@ impl Runtime {
     }
 
     fn program(&self, call: &Call<'_>, log: &Path) -> Spawn {
-        let mut program = Spawn::new(&self.options.binary)
+        let mut program = self
+            .flavour
+            .program(&self.options.binary, call.verb, self.network)
             .arg("--root")
             .arg(&self.options.root)
             .args(["--log-format", "json", "--log"])
@@ -293,7 +351,7 @@ impl Runtime {
         if self.options.systemd_cgroup {
             program = program.arg("--systemd-cgroup");
         }
-        program.arg(call.verb)
+        program.args(self.flavour.flags(self.network)).arg(call.verb)
     }
 }
 

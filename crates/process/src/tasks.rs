@@ -9,11 +9,12 @@ use berth_cgroup::Cgroups;
 use berth_sys::Signal;
 use tokio::sync::Notify;
 
-use crate::bundle::Traces;
+use crate::bundle::{Config, Traces};
 use crate::container::{Container, ContainerRequest, Shared};
 use crate::error::{Error, Result};
 use crate::exec::{Exec, ExecRequest};
-use crate::place::Place;
+use crate::flavour::{Flavour, Network};
+use crate::place::{Figures, Place};
 use crate::process::{Ended, Life, Phase};
 use crate::pump::{Buffers, lock};
 use crate::reaper::Reaper;
@@ -88,6 +89,7 @@ pub struct Tasks {
     buffers: Arc<Buffers>,
     cgroups: Cgroups,
     sockets: PathBuf,
+    flavours: Mutex<BTreeMap<PathBuf, Flavour>>,
     containers: Mutex<BTreeMap<String, Slot>>,
     /// Told when one that was being made is made, or cannot be.
     settled: Notify,
@@ -122,6 +124,7 @@ impl Tasks {
             buffers: Arc::default(),
             cgroups,
             sockets,
+            flavours: Mutex::default(),
             containers: Mutex::default(),
             settled: Notify::new(),
         }
@@ -160,13 +163,7 @@ impl Tasks {
             settled.await;
         }
         let id = request.id.clone();
-        let shared = Shared {
-            runtime: Arc::new(Runtime::new(options, Arc::clone(&self.reaper))),
-            buffers: Arc::clone(&self.buffers),
-            cgroups: self.cgroups.clone(),
-            sockets: self.sockets.clone(),
-        };
-        let made = match Container::create(request, shared, &killed).await {
+        let made = match self.make(request, options, &killed).await {
             Ok(container) => {
                 let pid = container.pid();
                 lock(&self.containers).insert(id, Slot::Made(container));
@@ -179,6 +176,40 @@ impl Tasks {
         };
         self.settled.notify_waiters();
         made
+    }
+
+    async fn make(
+        &self,
+        request: ContainerRequest,
+        options: RuntimeOptions,
+        killed: &Notify,
+    ) -> Result<Arc<Container>> {
+        let flavour = self.flavour(&options.binary).await;
+        let (mut network, mut sandbox) = (Network::Host, None);
+        if flavour.has_guests() {
+            let config = Config::read(&request.bundle)?;
+            network = Network::of(&config);
+            sandbox = config.group().and_then(|group| self.container(group).ok());
+        }
+        let runtime = Runtime::new(options, flavour, network, Arc::clone(&self.reaper));
+        let shared = Shared {
+            runtime: Arc::new(runtime),
+            buffers: Arc::clone(&self.buffers),
+            cgroups: self.cgroups.clone(),
+            sockets: self.sockets.clone(),
+            sandbox,
+        };
+        Container::create(request, shared, killed).await
+    }
+
+    /// Which runtime this is, asked once.
+    async fn flavour(&self, binary: &Path) -> Flavour {
+        if let Some(known) = lock(&self.flavours).get(binary) {
+            return *known;
+        }
+        let flavour = Flavour::of(&self.reaper, binary).await;
+        lock(&self.flavours).insert(binary.to_owned(), flavour);
+        flavour
     }
 
     /// Takes the id for this request; false if the same request is being worked on.
@@ -223,7 +254,7 @@ impl Tasks {
         }
         match self.find(target)? {
             Found::Init(container) => container.kill(signal, all).await,
-            Found::Exec(_, exec) => exec.kill(signal).await,
+            Found::Exec(container, exec) => exec.kill(&container, signal).await,
         }
     }
 
@@ -314,24 +345,18 @@ impl Tasks {
         self.container(container)?.checkpoint(path, leave_running).await
     }
 
-    /// The processes of a container.
-    pub fn members(&self, container: &str) -> Result<Vec<Member>> {
+    /// The processes of a container, as the kernel that they run in knows them.
+    pub async fn members(&self, container: &str) -> Result<Vec<Member>> {
         let container = self.container(container)?;
+        let pids = container.pids().await?;
         let execs = container.exec_pids();
-        let pids = match container.place() {
-            Some(place) => place.pids()?,
-            None => vec![container.pid()],
-        };
         let exec = |pid| execs.iter().find(|(_, exec)| *exec == pid).map(|(id, _)| id.clone());
         Ok(pids.into_iter().map(|pid| Member { pid, exec: exec(pid) }).collect())
     }
 
-    /// The cgroup of a container, for its figures.
-    pub fn place(&self, container: &str) -> Result<Place> {
-        let found = self.container(container)?;
-        found.place().cloned().ok_or_else(|| {
-            Error::state("measure", container, "the runtime gave it no cgroup of its own")
-        })
+    /// What is counted of a container.
+    pub async fn figures(&self, container: &str) -> Result<Figures> {
+        self.container(container)?.figures().await
     }
 
     async fn stop_making(&self, id: &str) {
@@ -368,8 +393,8 @@ impl Tasks {
 /// Removes what a dead shim left of a container: its processes, the runtime's state, the mount.
 /// Nothing left is fine.
 pub async fn clean_up(reaper: &Arc<Reaper>, id: &str, bundle: &Path) -> Result<()> {
-    let root = crate::bundle::Config::read(bundle)
-        .map_or_else(|_| bundle.join("rootfs"), |config| config.rootfs(bundle));
+    let root =
+        Config::read(bundle).map_or_else(|_| bundle.join("rootfs"), |config| config.rootfs(bundle));
     if let Some(traces) = Traces::load(bundle) {
         if let Some(path) = &traces.cgroup {
             let place = Place::at(&Cgroups::detect()?, path)?;
@@ -378,7 +403,9 @@ pub async fn clean_up(reaper: &Arc<Reaper>, id: &str, bundle: &Path) -> Result<(
                 return Err(Error::Undying { id: id.to_owned(), who });
             }
         }
-        Runtime::new(traces.runtime, Arc::clone(reaper)).delete(id, bundle).await?;
+        Runtime::new(traces.runtime, traces.flavour, Network::Host, Arc::clone(reaper))
+            .delete(id, bundle)
+            .await?;
     }
     rootfs::unmount(&root)
 }

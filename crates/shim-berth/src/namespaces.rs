@@ -218,12 +218,12 @@ impl Runtime for Namespaces {
     }
 
     async fn members(&self, container: &str) -> Result<Vec<Member>> {
-        self.tasks.members(container)
+        self.tasks.members(container).await
     }
 
     async fn metrics(&self, container: Option<&str>) -> Result<Metrics> {
         let figures: Figures = match container {
-            Some(container) => self.tasks.place(container)?.figures()?,
+            Some(container) => self.tasks.figures(container).await?,
             None => {
                 let config = Config::read(&self.context.bundle)?;
                 let path = PathBuf::from(config.linux.cgroups_path);

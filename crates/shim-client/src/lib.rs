@@ -15,6 +15,7 @@
 mod address;
 mod answer;
 mod connection;
+mod counted;
 mod error;
 mod events;
 mod frame;
@@ -31,6 +32,7 @@ mod types;
 
 pub use address::Address;
 pub use answer::{Answer, Generation, parse_answer};
+pub use counted::Counted;
 pub use error::{Error, Kind};
 pub use events::{Event, Events, publish};
 pub use info::{Info, info};

@@ -113,6 +113,41 @@ fn loopback_comes_up_in_a_new_network_namespace() {
 }
 
 #[test]
+fn a_device_gets_addresses_of_both_kinds_and_twice_is_fine() {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            namespace::unshare(&[Namespace::Net]).unwrap();
+            let addresses = || {
+                let (read, write) = pipe::pipe().unwrap();
+                let net = namespace::open_own(Namespace::Net).unwrap();
+                let mut ip = Spawn::new("/usr/sbin/ip")
+                    .args(["-o", "addr", "show", "lo"])
+                    .namespace(net, Namespace::Net)
+                    .stdout(write)
+                    .spawn()
+                    .unwrap();
+                let mut text = String::new();
+                File::from(read).read_to_string(&mut text).unwrap();
+                assert_eq!(ip.wait(LONG).unwrap(), Some(Exit::Code(0)));
+                text
+            };
+            netdev::loopback_up().unwrap();
+            for _ in 0..2 {
+                netdev::add_address("lo", "10.9.8.7".parse().unwrap(), 24).unwrap();
+                netdev::add_address("lo", "fd00::9".parse().unwrap(), 64).unwrap();
+            }
+            let text = addresses();
+            assert!(text.contains("inet 10.9.8.7/24 scope global"), "{text}");
+            assert!(text.contains("inet6 fd00::9/64 scope global"), "{text}");
+            let error = netdev::add_address("none0", "10.9.8.7".parse().unwrap(), 24).unwrap_err();
+            assert_eq!(error.kind(), Kind::NotFound);
+            let error = netdev::add_address("lo", "10.9.8.7".parse().unwrap(), 77).unwrap_err();
+            assert_eq!(error.kind(), Kind::Invalid);
+        });
+    });
+}
+
+#[test]
 fn a_thread_names_itself_and_small_files_read_whole() {
     std::thread::scope(|scope| {
         scope.spawn(|| {

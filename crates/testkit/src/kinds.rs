@@ -43,6 +43,8 @@ enum Guest {
     Namespaces,
     /// WebAssembly: no shell, no commands, no signals.
     Wasm,
+    /// A kernel of its own.
+    Kernel,
 }
 
 /// A pod of a kind, with a container that runs.
@@ -62,6 +64,7 @@ pub fn all() -> Result<Vec<Kind>> {
     let kinds = [
         ("runc", "runc", "/usr/sbin/runc".into(), By::Runtime, Guest::Namespaces),
         ("crun", "crun", "/usr/bin/crun".into(), By::Runtime, Guest::Namespaces),
+        ("gvisor", "gVisor", beside("runsc/usr/bin/runsc"), By::Runtime, Guest::Kernel),
         (
             "runc-v2",
             "containerd's own shim",
@@ -99,7 +102,9 @@ impl Kind {
     async fn run(&self, bed: &Bed) -> Result<Member> {
         let pod = bed.cri.run(&bed.pod(self.handler).by(self.handler)).await?;
         let container = match self.guest {
-            Guest::Namespaces => Container::new("main", &reference("busybox")).shell(GREET),
+            Guest::Namespaces | Guest::Kernel => {
+                Container::new("main", &reference("busybox")).shell(GREET)
+            }
             Guest::Wasm => Container::new("main", &reference("wasm"))
                 .with(|config| config.args = ["file", "/hello", "idle"].map(str::to_owned).into()),
         };
@@ -117,7 +122,8 @@ impl Member {
         if self.kind.guest != Guest::Wasm {
             let kernel = bed.cri.shell(&self.container, "cat /proc/version").await?;
             let node = std::fs::read_to_string("/proc/version").context("the node's kernel")?;
-            ensure!(kernel == node.trim(), "another kernel: {kernel}");
+            let nodes = self.kind.guest == Guest::Namespaces;
+            ensure!((kernel == node.trim()) == nodes, "which kernel is this: {kernel}");
             let words: Vec<_> = kernel.split(' ').take(3).collect();
             seen.push(format!("exec: {}", words.join(" ")));
         }

@@ -48,7 +48,12 @@ fn page(status: &Value) -> String {
             Some(why) => format!("broken: {why}"),
             None => [&handler["shim"], &handler["runtime"]].map(word).join(" "),
         };
-        let _ = writeln!(page, "handler       {name}{default}: {}", state.trim_end());
+        let network = match handler["guest_network"].as_str() {
+            Some("own") => ", a kernel of its own with a network stack of its own",
+            Some(_) => ", a kernel of its own with the node's network stack",
+            None => "",
+        };
+        let _ = writeln!(page, "handler       {name}{default}: {}{network}", state.trim_end());
     }
     let pods = list(&status["pods"]);
     let _ = writeln!(page, "images        {}\npods          {}", status["images"], pods.len());

@@ -1,6 +1,7 @@
 //! What the node and its OCI runtimes can do, asked of them.
 
 mod device;
+mod gvisor;
 mod node;
 mod runtime;
 

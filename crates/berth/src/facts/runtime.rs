@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use berth_job::Job;
 use berth_lifecycle::ShimOptions;
+use berth_oci::facts::GuestNetwork;
 use berth_shim_client::{Any, RuntimeInfo};
 use berth_sys::spawn::Spawn;
 use serde::{Deserialize, Serialize};
 
+use super::gvisor;
 use super::node::version;
 
 /// A runtime that says nothing by then is one that says nothing.
@@ -30,6 +32,9 @@ pub(crate) struct RuntimeFacts {
     pub(crate) recursive_read_only: bool,
     /// It id-maps mounts.
     pub(crate) id_mapped_mounts: bool,
+    /// It is gVisor's, and this is the network that its pods get here.
+    #[serde(default)]
+    pub(crate) guest_network: Option<GuestNetwork>,
 }
 
 /// Which file a runtime is: another one may do other things.
@@ -72,11 +77,20 @@ impl Memory {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the OCI runtime at `path` can do, or why it does not say.
-    pub(crate) async fn runtime(&self, path: &Path) -> Result<RuntimeFacts, String> {
+    /// What the OCI runtime at `path` can do, or why it does not say. `shim` is our own, if that
+    /// drives it.
+    pub(crate) async fn runtime(
+        &self,
+        path: &Path,
+        shim: Option<&Path>,
+    ) -> Result<RuntimeFacts, String> {
+        let scratch = self.path.with_file_name("gvisor");
         let asked = async {
-            let name = String::new();
-            asked(path).await.map(|runtime| ShimFacts { name, runtime })
+            let mut runtime = asked(path).await?;
+            if let (Some(network), Some(shim)) = (&mut runtime.guest_network, shim) {
+                *network = gvisor::network(path, shim, &scratch).await;
+            }
+            Ok(ShimFacts { name: String::new(), runtime })
         };
         self.recall(path, format!("runtime {}", path.display()), asked)
             .await
@@ -130,15 +144,16 @@ impl Memory {
     }
 }
 
-/// Asks `<runtime> features`, and if it does not know that, `<runtime> --version`.
+/// Asks `<runtime> features` and `<runtime> --version`: which one it is the latter tells.
 async fn asked(path: &Path) -> Result<RuntimeFacts, String> {
-    if let Ok(said) = ask(path, "features").await
-        && let Some(facts) = of_features(&said)
-    {
-        return Ok(facts);
+    let features = ask(path, "features").await.ok().and_then(|said| of_features(&said));
+    match (features, ask(path, "--version").await) {
+        (Some(facts), Err(_)) => Ok(facts),
+        (Some(facts), Ok(said)) => {
+            Ok(RuntimeFacts { guest_network: of_version(&said).guest_network, ..facts })
+        }
+        (None, said) => said.map(|said| of_version(&said)),
     }
-    let said = ask(path, "--version").await?;
-    Ok(of_version(&said))
 }
 
 async fn ask(path: &Path, argument: &str) -> Result<String, String> {
@@ -197,15 +212,21 @@ fn of_features(said: &str) -> Option<RuntimeFacts> {
     Some(RuntimeFacts {
         recursive_read_only: features.mount_options.iter().any(|option| option == "rro"),
         id_mapped_mounts: features.linux.mount_extensions.idmap.enabled,
+        guest_network: None,
     })
 }
 
 fn of_version(said: &str) -> RuntimeFacts {
+    if said.starts_with("runsc version ") {
+        let guest_network = Some(GuestNetwork::Own);
+        return RuntimeFacts { guest_network, ..RuntimeFacts::default() };
+    }
     let crun = said.lines().find_map(|line| line.strip_prefix("crun version "));
     let Some(version) = crun.and_then(version) else { return RuntimeFacts::default() };
     RuntimeFacts {
         recursive_read_only: version >= CRUN_WITH_RRO,
         id_mapped_mounts: version >= CRUN_WITH_IDMAP,
+        guest_network: None,
     }
 }
 
@@ -231,13 +252,20 @@ mod tests {
         assert_eq!(of_version("runc version 1.0.0"), RuntimeFacts::default());
     }
 
+    #[test]
+    fn gvisor_is_known_by_its_word() {
+        let facts = of_version("runsc version 0.0~20240729.0\nspec: 1.0.2-dev\n");
+        assert_eq!(facts.guest_network, Some(GuestNetwork::Own));
+        assert_eq!(of_version("runc version 1.1.5").guest_network, None);
+    }
+
     #[tokio::test]
     async fn a_runtime_is_asked_once_and_again_when_it_is_another_file() {
         let dir = tempfile::tempdir().unwrap();
         let (path, memory) = (dir.path().join("runtime"), dir.path().join("memory"));
         let write = |option: &str| {
             let text = format!(
-                "#!/bin/sh\necho >>{}/asked\necho '{{\"mountOptions\": [\"{option}\"]}}'\n",
+                "#!/bin/sh\n[ $1 = features ] || exit 1\necho >>{}/asked\necho '{{\"mountOptions\": [\"{option}\"]}}'\n",
                 dir.path().display()
             );
             let new = dir.path().join("new");
@@ -249,7 +277,7 @@ mod tests {
         let asked = || std::fs::read_to_string(dir.path().join("asked")).unwrap().lines().count();
         let rro = async || {
             let memory = Memory::read(memory.clone());
-            let facts = memory.runtime(&path).await.unwrap();
+            let facts = memory.runtime(&path, None).await.unwrap();
             memory.save();
             facts.recursive_read_only
         };
@@ -279,7 +307,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = script(dir.path(), "#!/bin/sh\necho out of order >&2\nexit 3\n");
         let memory = Memory::read(dir.path().join("memory"));
-        let why = memory.runtime(&path).await.unwrap_err();
+        let why = memory.runtime(&path, None).await.unwrap_err();
         assert!(why.contains("--version") && why.contains("out of order"), "{why}");
         assert!(memory.known().is_empty());
     }

@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use berth_lifecycle::{Handler, ShimKind};
+use berth_lifecycle::{Handler, SandboxMode, ShimKind};
 use berth_oci::facts::HandlerFacts;
 use serde_json::Value;
 
@@ -40,7 +40,7 @@ pub(super) async fn at(config: &HandlerConfig, memory: &Memory) -> Result<Handle
     let (runtime, facts) = match kind {
         ShimKind::Berth => {
             let runtime = runtime(config.runtime.as_deref())?;
-            match memory.runtime(&runtime).await {
+            match memory.runtime(&runtime, Some(&shim)).await {
                 Ok(facts) => (Some(runtime), facts),
                 Err(why) => return broken("runtime", format!("{why}: repair or replace it")),
             }
@@ -52,18 +52,31 @@ pub(super) async fn at(config: &HandlerConfig, memory: &Memory) -> Result<Handle
         }
         ShimKind::Other => (None, behind(config, &said, memory).await?),
     };
+    let sandbox = sandbox(config.sandbox, &facts)?;
     Ok(Handler {
         shim,
         kind,
         runtime,
         runtime_root: config.runtime_root.clone(),
         options: config.options.clone(),
-        sandbox: config.sandbox,
+        sandbox,
         privileged: config.privileged,
         cni_conf_dir: config.cni_conf_dir.clone(),
         base_spec,
         facts: facts_of(config, facts),
     })
+}
+
+/// gVisor's containers join the sandbox of one that is there before them: with our shim that is a
+/// task, since it has a root file system.
+fn sandbox(configured: SandboxMode, facts: &RuntimeFacts) -> Result<SandboxMode, Broken> {
+    match (configured, facts.guest_network) {
+        (SandboxMode::Sandbox, Some(_)) => {
+            broken("sandbox", "a gVisor sandbox is a task with our shim: leave this out")
+        }
+        (SandboxMode::Auto, Some(_)) => Ok(SandboxMode::Task),
+        (mode, _) => Ok(mode),
+    }
 }
 
 /// A shim's name decides; one whose name has not the usual form is what it says it is.
@@ -91,7 +104,7 @@ async fn behind(
         let why = format!("its OCI runtime is {name:?}: {NO_PROGRAM}");
         return broken("options", why);
     };
-    match memory.runtime(&runtime).await {
+    match memory.runtime(&runtime, None).await {
         Ok(facts) => Ok(facts),
         Err(why) => broken("options", format!("{why}: repair or replace it")),
     }
@@ -104,6 +117,7 @@ fn facts_of(config: &HandlerConfig, runtime: RuntimeFacts) -> HandlerFacts {
         privileged_without_host_devices: config.privileged_without_host_devices,
         pod_annotations: config.pod_annotations.clone(),
         container_annotations: config.container_annotations.clone(),
+        guest_network: runtime.guest_network,
     }
 }
 

@@ -12,10 +12,12 @@ pub(crate) async fn list_container_stats(
     let filter = filter::Containers::of_stats(request.filter.as_ref());
     let mut containers = cri.parts.node.containers();
     containers.retain(|container| filter.admits(container));
+    let guests = cri.parts.node.guest_usage(&containers).await;
     let cri = cri.clone();
     let read = move || {
         stats::forget_others(&cri);
-        containers.iter().map(|container| stats::container_stats(&cri, container)).collect()
+        let one = |container: &_| stats::container_stats(&cri, container, &guests);
+        containers.iter().map(|container| one(container)).collect()
     };
     Ok(cri::ListContainerStatsResponse { stats: on_thread("statistics", read).await? })
 }

@@ -2,17 +2,24 @@
 
 use std::collections::HashSet;
 
-use berth_lifecycle::{ContainerState, ContainerView};
+use berth_lifecycle::{ContainerState, ContainerView, GuestUsage};
 use berth_proto::cri::v1 as cri;
 
 use super::figures::{Figures, number};
 use crate::{Cri, describe};
 
 /// Reads a container's figures. One that is not running has attributes and a writable layer only.
-pub(crate) fn container_stats(cri: &Cri, container: &ContainerView) -> cri::ContainerStats {
+pub(crate) fn container_stats(
+    cri: &Cri,
+    container: &ContainerView,
+    guests: &GuestUsage,
+) -> cri::ContainerStats {
     let cgroup = is_alive(container).then(|| container.cgroup()).flatten();
-    let figures = Figures::read(&cri.parts.cgroups, cgroup);
     let id = container.id().as_str();
+    let figures = match guests.get(id) {
+        Some(usage) => Figures::of(*usage),
+        None => Figures::read(&cri.parts.cgroups, cgroup),
+    };
     let rate = figures
         .cpu_time()
         .and_then(|time| cri.samples.rate(id, figures.at, time, container.record.started_at));

@@ -30,6 +30,13 @@ impl Figures {
         }
     }
 
+    /// What was counted of a container that no cgroup counts.
+    pub(super) fn of(usage: Usage) -> Self {
+        let at = usage.at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at = i64::try_from(at.as_nanos()).unwrap_or_else(|_| crate::describe::now());
+        Self { at, usage: Some(usage), tasks: None, pressures: None }
+    }
+
     /// Reads a pod's cgroup, its number of tasks included.
     pub(super) fn read_pod(cgroups: &Cgroups, path: Option<&str>) -> Self {
         let cgroup = path.and_then(|path| cgroups.at(path).ok());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_lifecycle::PodView;
+use berth_lifecycle::{GuestUsage, PodView};
 use berth_proto::cri::v1 as cri;
 
 use super::container::{container_stats, is_alive};
@@ -14,9 +14,13 @@ use crate::{Cri, describe};
 const DEFAULT_INTERFACE: &str = "eth0";
 
 /// Reads the figures of these pods and all their containers.
-pub(crate) fn pod_stats(cri: &Cri, pods: &[Arc<PodView>]) -> Vec<cri::PodSandboxStats> {
+pub(crate) fn pod_stats(
+    cri: &Cri,
+    pods: &[Arc<PodView>],
+    guests: &GuestUsage,
+) -> Vec<cri::PodSandboxStats> {
     let networks = network::read(pods.iter().map(|pod| place(pod)).collect());
-    pods.iter().zip(networks).map(|(pod, network)| one(cri, pod, network)).collect()
+    pods.iter().zip(networks).map(|(pod, network)| one(cri, pod, network, guests)).collect()
 }
 
 fn place(pod: &PodView) -> Option<Place> {
@@ -24,7 +28,12 @@ fn place(pod: &PodView) -> Option<Place> {
     Some(Place { path, pids: pod.containers.iter().filter_map(|c| c.pid()).collect() })
 }
 
-fn one(cri: &Cri, pod: &PodView, network: Option<Vec<Interface>>) -> cri::PodSandboxStats {
+fn one(
+    cri: &Cri,
+    pod: &PodView,
+    network: Option<Vec<Interface>>,
+    guests: &GuestUsage,
+) -> cri::PodSandboxStats {
     let cgroup = pod.cgroup().filter(|_| pod.record.ready());
     let figures = Figures::read_pod(&cri.parts.cgroups, cgroup);
     let id = pod.id().as_str();
@@ -46,7 +55,7 @@ fn one(cri: &Cri, pod: &PodView, network: Option<Vec<Interface>>) -> cri::PodSan
             memory: Some(figures.memory()),
             network: network.map(|interfaces| usage(figures.at, interfaces)),
             process: Some(figures.processes()),
-            containers: alive.map(|container| container_stats(cri, container)).collect(),
+            containers: alive.map(|container| container_stats(cri, container, guests)).collect(),
             io: Some(figures.io()),
         }),
         windows: None,

@@ -177,7 +177,23 @@ async fn unanswered(context: &Context, id: &ContainerId, why: Trouble) -> Result
     if !gone_soon(context).await {
         return Err(why);
     }
+    end_sandbox(context).await?;
     lost(context, id, format!("the pod's shim died: {}", failure.message)).await
+}
+
+/// A sandbox that is a task ends with its shim. The containers may be in it and nowhere else: in a
+/// kernel of its own.
+async fn end_sandbox(context: &Context) -> Result<()> {
+    if !context.record.sandbox.held().is_some_and(|sandbox| sandbox.as_task) {
+        return Ok(());
+    }
+    let path = cgroup::path_below(context, context.record.id.as_str());
+    let cgroup = context.shared.cgroups.at(&path)?;
+    blocking(move || match cgroup.exists() {
+        true => cgroup::nobody(&cgroup, cgroup.kill(cgroup::KILL)?),
+        false => Ok(()),
+    })
+    .await
 }
 
 /// The exit of a container of which nobody can tell more than that it is dead now.

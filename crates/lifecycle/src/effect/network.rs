@@ -1,11 +1,15 @@
 //! The pod's attachment to the network, through CNI.
 
-use berth_cni::{Attachment, Bandwidth, PodIdentity};
+use berth_cni::{Attachment, Bandwidth, Network, PodIdentity};
+use berth_oci::facts::GuestNetwork;
 use berth_pod::Kind;
 use berth_pod::record::{NetworkFact, PodFact};
 use berth_pod::spec::{PodOrNode, Protocol, SandboxSpec};
+use berth_sys::namespace::{self, Namespace};
+use berth_sys::netdev;
 
-use super::{Context, Result, failed};
+use super::{Context, Result, Trouble, blocking, failed};
+use crate::settings::Handler;
 
 /// What an earlier try left is taken down whatever happens; only the attachment itself is aborted.
 pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
@@ -28,10 +32,41 @@ pub(super) async fn release(context: &Context) -> Result<()> {
         return Ok(());
     }
     let network = context.network();
+    put_back(context, &network).await;
     match attachment(context) {
         Ok(attachment) => Ok(network.detach(&attachment).await?),
         // Asked for so badly that it was never attached; or by an earlier version, so the cache knows.
         Err(_) => Ok(network.detach_cached(context.record.id.as_str()).await?),
+    }
+}
+
+/// A stack of the pod's own takes the addresses off the device, and plugins find by them what they
+/// have to take down. What cannot be put back is no reason not to call them.
+async fn put_back(context: &Context, network: &Network) {
+    let own = |handler: &Handler| handler.facts.guest_network == Some(GuestNetwork::Own);
+    let netns = context.layout().netns(&context.record.id);
+    if context.rebooted() || !context.handler().is_ok_and(own) || !netns.exists() {
+        return;
+    }
+    let attached = network.attached(context.record.id.as_str()).await.ok().flatten();
+    let addresses: Vec<_> =
+        attached.unwrap_or_default().ips.into_iter().map(|ip| ip.address).collect();
+    let put = blocking(move || {
+        let add = || {
+            namespace::enter(namespace::open(&netns)?, Namespace::Net)?;
+            addresses.iter().try_for_each(|address| {
+                netdev::add_address(berth_cni::IF_NAME, address.addr(), address.prefix_len())
+            })
+        };
+        // The thread that enters is of no use for anything else.
+        match std::thread::scope(|scope| scope.spawn(add).join()) {
+            Ok(added) => Ok(added?),
+            Err(_) => failed(Kind::Broken, "the thread in the network namespace panicked"),
+        }
+    });
+    if let Err(Trouble::Failed(why)) = put.await {
+        let (pod, error) = (&context.record.id, why.message);
+        tracing::warn!(%pod, error, "the pod's addresses cannot be put back on its device");
     }
 }
 

@@ -97,7 +97,7 @@ async fn as_task(context: &Context, shim: &Shim) -> Result<SandboxFact> {
         id: id.to_string(),
         bundle: context.layout().bundle(id.as_str()),
         rootfs: vec![pause::rootfs(context).await?],
-        options: shim::options(context),
+        options: task::options(context, id.as_str())?,
         ..Create::default()
     };
     let (pid, _) = task::bring_up(context, shim, create).await?;

@@ -98,7 +98,7 @@ async fn create(context: &Context, id: &ContainerId) -> Result<Create> {
         stdin: streams.stdin,
         stderr: streams.stderr,
         stdout: streams.stdout,
-        options: if foreign { shim::options(context) } else { Some(options(context, id)?) },
+        options: options(context, id.as_str())?,
         checkpoint: None,
     })
 }
@@ -116,15 +116,19 @@ fn own_streams(spec: &ContainerSpec) -> Paths {
     Paths { stdin: stdin.to_owned(), stdout: log, stderr }
 }
 
-fn options(context: &Context, id: &ContainerId) -> Result<Any> {
+/// What the shim is told about a task: a container's, or the sandbox's.
+pub(super) fn options(context: &Context, id: &str) -> Result<Option<Any>> {
+    if shim::foreign(context) {
+        return Ok(shim::options(context));
+    }
     let handler = context.handler()?;
     let options = Options {
         runtime_binary: handler.runtime.clone(),
         runtime_root: Some(handler.runtime_root.clone()),
         systemd_cgroup: false,
-        cgroup_path: Some(cgroup::path_of(context, id)),
+        cgroup_path: Some(cgroup::path_below(context, id)),
     };
-    Ok(options.into_any()?)
+    Ok(Some(options.into_any()?))
 }
 
 /// Kills what may run, and deletes the task. If it cannot be deleted, what it was about is dead all

@@ -3,6 +3,7 @@
 
 mod bad;
 mod conformance;
+mod gvisor;
 mod killed;
 mod wasm;
 
@@ -23,6 +24,8 @@ enum Part {
     Terminals,
     /// A view of its cgroup from inside.
     Cgroup,
+    /// The node's kernel: the node sees its processes, and a container's cgroup holds them.
+    Kernel,
 }
 
 /// A handler under test.
@@ -30,7 +33,7 @@ struct Subject {
     /// The shim's executable.
     shim: PathBuf,
     /// More lines of its table in the configuration.
-    more: &'static str,
+    more: String,
     /// Who calls it.
     daemon: Daemon,
     /// What does not apply to it.
@@ -42,12 +45,12 @@ struct Subject {
 impl Subject {
     fn berth() -> Result<Self> {
         let shim = berth_testkit::paths::small()?.join("containerd-shim-berth-v1");
-        Ok(Self { shim, more: "", daemon: Daemon::Berth, lacks: &[], image: "busybox" })
+        Ok(Self { shim, more: String::new(), daemon: Daemon::Berth, lacks: &[], image: "busybox" })
     }
 
     /// Ours, given the sandbox as a task.
     fn berth_task() -> Result<Self> {
-        Ok(Self { more: "sandbox = \"task\"", ..Self::berth()? })
+        Ok(Self { more: "sandbox = \"task\"".to_owned(), ..Self::berth()? })
     }
 
     /// Ours, called by Debian's containerd for CRI.
@@ -61,20 +64,20 @@ impl Subject {
         let unpacked = berth_testkit::paths::cache().join("containerd");
         let shim = unpacked.join("usr/bin/containerd-shim-runc-v2");
         ensure!(shim.exists(), "{} is missing: run `tools/needs containerd`", shim.display());
-        Ok(Self { shim, more: "", daemon: Daemon::Berth, lacks: &[], image: "busybox" })
+        Ok(Self { shim, more: String::new(), daemon: Daemon::Berth, lacks: &[], image: "busybox" })
     }
 
     /// The one that docs/shim-from-zero.md builds.
     fn guide() -> Result<Self> {
         let shim = berth_testkit::paths::built("containerd-shim-guide-v1", "berth-shim-guide")?;
         let lacks = &[Part::Pids, Part::Users, Part::Terminals, Part::Cgroup];
-        Ok(Self { shim, more: "", daemon: Daemon::Berth, lacks, image: "busybox" })
+        Ok(Self { shim, more: String::new(), daemon: Daemon::Berth, lacks, image: "busybox" })
     }
 
     /// Ours for WebAssembly, with a list of its own: its images have no shell.
     fn wasm() -> Result<Self> {
         let shim = berth_testkit::paths::wasm_shim()?;
-        Ok(Self { shim, more: "", daemon: Daemon::Berth, lacks: &[], image: "wasm" })
+        Ok(Self { shim, more: String::new(), daemon: Daemon::Berth, lacks: &[], image: "wasm" })
     }
 
     /// Any other, by hand: the one that `BERTH_TEST_SHIM` names.
@@ -82,7 +85,7 @@ impl Subject {
         let shim = std::env::var_os("BERTH_TEST_SHIM").context("BERTH_TEST_SHIM names a shim")?;
         Ok(Self {
             shim: shim.into(),
-            more: "",
+            more: String::new(),
             daemon: Daemon::Berth,
             lacks: &[],
             image: "busybox",
