@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use berth_oci::facts::{NamespacePaths, PodFiles};
+use berth_pod::SandboxId;
 use berth_pod::spec::{PidMode, PodOrNode, SandboxSpec};
-use berth_pod::{ContainerId, SandboxId};
 
 use crate::settings::Settings;
 
@@ -19,19 +19,20 @@ impl Layout<'_> {
         self.0.state_dir.join("bundles").join(id)
     }
 
-    /// What a sandbox has under the state directory: pinned namespaces, files and shm.
+    /// What a sandbox has under the state directory: pinned namespaces, shm, the copy of its record.
     pub(crate) fn sandbox_state(&self, id: &SandboxId) -> PathBuf {
         self.0.state_dir.join("sandboxes").join(id.as_str())
     }
 
-    /// Its resolv.conf, hostname and hosts: no container reads them after a reboot.
-    pub(crate) fn sandbox_files(&self, id: &SandboxId) -> PathBuf {
-        self.sandbox_state(id).join("files")
+    /// Where all sandboxes have their files.
+    pub(crate) fn all_files(&self) -> PathBuf {
+        self.0.root_dir.join("files")
     }
 
-    /// The root of a container's file system, where its shim mounts it.
-    pub(crate) fn rootfs(&self, id: &ContainerId) -> PathBuf {
-        self.bundle(id.as_str()).join("rootfs")
+    /// Its resolv.conf, hostname and hosts. On the disk, whose cache the kernel takes back when it needs
+    /// memory: below /run they would take three pages of it as long as the pod lives.
+    pub(crate) fn sandbox_files(&self, id: &SandboxId) -> PathBuf {
+        self.all_files().join(files_name(id.as_str()))
     }
 
     /// Where the image layers are shown id-mapped, for a pod with a user namespace.
@@ -112,6 +113,11 @@ impl Layout<'_> {
     pub(crate) fn pod_cgroup(&self, id: &SandboxId) -> String {
         below(&self.pods_cgroup(), id.as_str())
     }
+}
+
+/// The name of a sandbox's files: half of its id names it as well, and each config.json has it thrice.
+pub(crate) fn files_name(id: &str) -> &str {
+    id.get(..32).unwrap_or(id)
 }
 
 /// A cgroup below another.

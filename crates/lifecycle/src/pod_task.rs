@@ -24,6 +24,7 @@ use berth_records::Save;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::effect::{self, Context};
+use crate::layout::Layout;
 use crate::picture;
 use crate::shared::Shared;
 use crate::view::PodView;
@@ -217,6 +218,8 @@ impl PodTask {
         let record = self.machine.record();
         self.shared.registry.remove(&record.id, &record.spec.spec.name);
         self.shared.tidy_handlers();
+        let files = Layout(&self.shared.settings).sandbox_files(&record.id);
+        tokio::spawn(effect::drop_files(files));
         self.gone = true;
     }
 

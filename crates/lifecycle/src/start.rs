@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,9 +19,9 @@ use tokio::sync::mpsc;
 
 use crate::convert::Fail as _;
 use crate::effect::cancel;
-use crate::effect::{Context, SHIMS, connection};
+use crate::effect::{Context, SHIMS, connection, drop_files};
 use crate::handlers::{Handlers, Offered};
-use crate::layout::{Layout, below};
+use crate::layout::{Layout, below, files_name};
 use crate::settings::Settings;
 use crate::shared::{Made, Shared};
 use crate::{Error, exec, leftovers, picture, pod_task};
@@ -115,6 +115,7 @@ fn furnish(settings: &Settings, cgroups: &Cgroups) -> Result<(), Error> {
         (state, "sandboxes"),
         (state, "s"), // the sockets of our shims
         (root, "cni"),
+        (root, "files"),
     ];
     for directory in shared.map(|(above, name)| above.join(name)) {
         // Their names are ids, which nobody else needs.
@@ -293,6 +294,8 @@ struct Stray {
     attachments: Vec<String>,
     snapshots: Vec<String>,
     holders: Vec<String>,
+    /// The directories of sandboxes' files.
+    files: Vec<String>,
 }
 
 impl Stray {
@@ -306,8 +309,17 @@ impl Stray {
             attachments: unknown(cached.into_iter().map(|a| a.container_id).collect()),
             snapshots: unknown(shared.images.snapshots()),
             holders: unknown(shared.images.holders().into_iter().map(|(h, _)| h).collect()),
+            files: strays(&Layout(&shared.settings).all_files(), known),
         }
     }
+}
+
+/// The files of sandboxes that nobody knows.
+fn strays(all: &Path, known: &HashSet<String>) -> Vec<String> {
+    let known: HashSet<&str> = known.iter().map(|id| files_name(id)).collect();
+    let entries = std::fs::read_dir(all).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| !known.contains(name.as_str())).collect()
 }
 
 /// The node's network, and those of handlers with CNI configurations of their own.
@@ -319,7 +331,7 @@ fn networks(shared: &Shared) -> Vec<Arc<Network>> {
     std::iter::once(Arc::clone(&shared.network)).chain(own).collect()
 }
 
-/// Lets go of what no record holds: attachments, image references and snapshots.
+/// Lets go of what no record holds: attachments, image references, snapshots and files.
 async fn sweep(shared: Arc<Shared>, known: HashSet<String>, stray: Stray) {
     for id in &stray.attachments {
         match shared.network.detach_cached(id).await {
@@ -347,5 +359,8 @@ async fn sweep(shared: Arc<Shared>, known: HashSet<String>, stray: Stray) {
         if let Err(why) = shared.images.unhold(holder).await {
             tracing::warn!(container = holder, error = %why, "cannot let go of an image that no record holds");
         }
+    }
+    for name in &stray.files {
+        tokio::spawn(drop_files(Layout(&shared.settings).all_files().join(name)));
     }
 }

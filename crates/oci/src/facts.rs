@@ -251,7 +251,7 @@ pub struct ContainerInput<'a> {
     pub image: &'a ImageFacts,
     /// The ids that it runs with.
     pub user: &'a ResolvedUser,
-    /// Where its root file system is mounted; absolute, for runc's sake.
+    /// Where its root file system is mounted: absolute, or from the bundle on.
     pub rootfs: &'a std::path::Path,
     /// One for each of `spec.mounts`.
     pub mounts: &'a [CheckedMount],

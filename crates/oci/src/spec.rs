@@ -48,6 +48,7 @@ pub struct Root {
     /// Where it is mounted.
     pub path: PathBuf,
     /// Not writable.
+    #[serde(skip_serializing_if = "no")]
     pub readonly: bool,
 }
 
@@ -56,6 +57,7 @@ pub struct Root {
 #[serde(rename_all = "camelCase", default)]
 pub struct Process {
     /// Give it a terminal.
+    #[serde(skip_serializing_if = "no")]
     pub terminal: bool,
     /// User and groups.
     pub user: User,
@@ -71,6 +73,7 @@ pub struct Process {
     #[serde(skip_serializing_if = "no")]
     pub rlimits: Vec<Rlimit>,
     /// `PR_SET_NO_NEW_PRIVS`.
+    #[serde(skip_serializing_if = "no")]
     pub no_new_privileges: bool,
     /// A loaded AppArmor profile; "" keeps the runtime's own.
     #[serde(skip_serializing_if = "no")]
@@ -101,14 +104,19 @@ pub struct User {
 #[serde(default)]
 pub struct Capabilities {
     /// What can ever be gained.
+    #[serde(skip_serializing_if = "no")]
     pub bounding: Vec<String>,
     /// What is checked.
+    #[serde(skip_serializing_if = "no")]
     pub effective: Vec<String>,
     /// What passes through the exec of a file with inheritable capabilities.
+    #[serde(skip_serializing_if = "no")]
     pub inheritable: Vec<String>,
     /// What may become effective.
+    #[serde(skip_serializing_if = "no")]
     pub permitted: Vec<String>,
     /// What passes through the exec of an ordinary file by a user other than root.
+    #[serde(skip_serializing_if = "no")]
     pub ambient: Vec<String>,
 }
 

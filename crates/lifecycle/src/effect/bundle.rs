@@ -7,7 +7,9 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use berth_oci::facts::{CheckedMount, ContainerInput, DeviceNode, PodInput, SourcePropagation};
+use berth_oci::facts::{
+    CheckedMount, ContainerInput, DeviceNode, PodFiles, PodInput, SourcePropagation,
+};
 use berth_oci::spec::{DeviceKind, Seccomp};
 use berth_oci::{container_spec, parse_profile, to_json};
 use berth_pod::record::ContainerFact;
@@ -19,6 +21,13 @@ use serde_json::{Value, json};
 
 use super::{Context, Result, Trouble, blocking, failed, files, helper};
 use crate::convert::Fail as _;
+
+/// What the OCI runtime reads.
+pub(super) const CONFIG: &str = "config.json";
+
+/// Where the shim mounts the root file system, in the bundle: its whole path in each config.json would
+/// only be longer.
+pub(super) const ROOTFS: &str = "rootfs";
 
 /// How long strangers' mounts below a bundle may take to be detached.
 const UNMOUNT: Duration = Duration::from_secs(10);
@@ -35,7 +44,7 @@ pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<Conta
     let config = config(context, id, &mounts, &devices, seccomp.as_ref())?;
     let bundle = context.layout().bundle(id.as_str());
     let group = group(&context.record.spec.spec);
-    blocking(move || write(&bundle, &config, group)).await?;
+    blocking(move || write(&bundle, &config, group).and_then(|()| make_rootfs(&bundle))).await?;
     Ok(ContainerFact::Bundle)
 }
 
@@ -50,13 +59,20 @@ fn config(
     let c = context.container(id)?;
     let Some(image) = c.image.held() else { return failed(Kind::Broken, "the image is not held") };
     let namespaces = layout.namespaces(&record.id, &record.spec.spec);
-    let files = layout.files(&record.id, &record.spec.spec);
+    let Some(files) = record.files.held() else {
+        return failed(Kind::Broken, "the pod's files are not held");
+    };
+    let files = PodFiles {
+        resolv_conf: Some(files.resolv_conf.clone()),
+        hostname: Some(files.hostname.clone()),
+        hosts: Some(files.hosts.clone()),
+        shm: Some(files.shm.clone()),
+    };
     let cgroup = record.cgroup.held().map(|c| c.path.clone()).unwrap_or_default();
     let mut spec = c.spec.spec.clone();
     spec.resources = c.resources.clone();
     let target = target(context, &spec)?;
     let handler = context.handler()?;
-    let rootfs = layout.rootfs(id);
     let input = ContainerInput {
         id,
         pod: PodInput {
@@ -72,7 +88,7 @@ fn config(
         spec: &spec,
         image: &image.facts,
         user: &image.user,
-        rootfs: &rootfs,
+        rootfs: ROOTFS.as_ref(),
         mounts,
         image_volumes: &[],
         devices,
@@ -234,12 +250,18 @@ async fn seccomp(context: &Context, spec: &ContainerSpec) -> Result<Option<Secco
 /// Users of the node must not come to the root file system, whose set-uid programs they could run.
 /// The OCI runtime of a pod with a user namespace goes there as that namespace's root: `group`.
 pub(super) fn write(bundle: &Path, config: &[u8], group: Option<u32>) -> Result<()> {
-    let rootfs = bundle.join("rootfs");
-    std::fs::create_dir_all(&rootfs).map_err(|e| ("make", rootfs.as_path(), e).fail())?;
+    std::fs::create_dir_all(bundle).map_err(|e| ("make", bundle, e).fail())?;
     chown(bundle, None, group).map_err(|e| ("change the group of", bundle, e).fail())?;
     let mode = Permissions::from_mode(if group.is_some() { 0o710 } else { 0o700 });
     set_permissions(bundle, mode).map_err(|e| ("change the mode of", bundle, e).fail())?;
-    replace(&bundle.join("config.json"), config)
+    replace(&bundle.join(CONFIG), config)
+}
+
+/// Makes what the root file system is mounted on; there already is fine.
+pub(super) fn make_rootfs(bundle: &Path) -> Result<()> {
+    let rootfs = bundle.join(ROOTFS);
+    std::fs::create_dir_all(&rootfs).map_err(|e| ("make", rootfs.as_path(), e).fail())?;
+    Ok(())
 }
 
 /// The node's group that a pod's root group is, if it has a user namespace.

@@ -1,6 +1,7 @@
 //! resolv.conf, hostname, hosts and /dev/shm: ours, so no child is needed.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use berth_oci::files::{hostname_file, resolv_conf};
 use berth_pod::Kind;
@@ -9,7 +10,7 @@ use berth_pod::spec::{PodOrNode, SandboxSpec};
 use berth_sys::beneath::Beneath;
 use berth_sys::mounts;
 
-use super::{Context, Result, blocking, failed};
+use super::{Context, Result, Trouble, blocking, failed};
 use crate::convert::Fail as _;
 
 /// A hosts file for a node that has none.
@@ -87,21 +88,41 @@ fn mount_shm(shm: &PathBuf, options: &str) -> Result<()> {
     Ok(mounts::mount("shm", shm, "tmpfs", flags, options)?)
 }
 
+/// Lets go of what is mounted. The files themselves are removed when the pod is gone, and nobody waits:
+/// on a busy disk that takes milliseconds.
 pub(super) async fn release(context: &Context) -> Result<()> {
-    let (id, layout) = (&context.record.id, context.layout());
-    let (files, state) = (layout.sandbox_files(id), layout.sandbox_state(id));
+    let state = context.layout().sandbox_state(&context.record.id);
     blocking(move || {
         for name in ["shm", "layers"] {
             let mounted = state.join(name);
             mounts::unmount_all(&mounted)?;
             remove(&mounted)?;
         }
-        remove(&files)?;
+        remove(&state.join("files"))?; // where earlier versions had them
         // It may hold pinned namespaces still: whoever empties it removes it.
         let _ = std::fs::remove_dir(&state);
         Ok(())
     })
     .await
+}
+
+/// How soon, and how seldom, a disk that takes no writes is tried again.
+const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
+
+/// Removes the files of a pod that no record names any more, as soon as the disk lets them go. A daemon
+/// that dies before that leaves them to the next one.
+pub(crate) async fn drop_unnamed(directory: PathBuf) {
+    let [mut pause, longest] = RETRY;
+    loop {
+        let again = directory.clone();
+        let Err(Trouble::Failed(why)) = blocking(move || remove(&again)).await else { return };
+        if pause == RETRY[0] {
+            let (directory, error) = (directory.display(), why.message);
+            tracing::warn!(%directory, error, "cannot remove the files of a pod that is gone");
+        }
+        tokio::time::sleep(pause).await;
+        pause = longest.min(pause * 2);
+    }
 }
 
 /// Removes a directory of ours; absent is fine. Busy if anything is mounted in it: whatever that is,

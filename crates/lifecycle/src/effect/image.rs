@@ -9,8 +9,8 @@ use berth_pod::{ContainerId, Kind};
 use super::{Context, Result, failed, shim};
 
 pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<ContainerFact> {
-    // The save that this waited for holds what the shim answered when it was started.
-    shim::forget_answer(context);
+    // The save that this waited for tells that the sandbox is ready.
+    shim::forget_start(context);
     let spec = &context.container(id)?.spec.spec;
     let images = &context.shared.images;
     // The request may carry the image's id or any of its names.

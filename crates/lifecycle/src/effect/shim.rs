@@ -14,7 +14,7 @@ use berth_shim_client::{
 
 use super::{Context, Result, blocking, bundle, cgroup, failed, sandbox, socket};
 use crate::layout::text;
-use crate::settings::{SandboxMode, ShimKind as Whose};
+use crate::settings::{Handler, SandboxMode, ShimKind as Whose};
 
 /// The containerd namespace that shims are told: everything of Kubernetes is in this one.
 pub(crate) const NAMESPACE: &str = "k8s.io";
@@ -51,11 +51,16 @@ pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
     if bundle.exists() {
         clean_up(context, &leaf, &handler.shim).await?;
     }
-    let config = config(context)?;
+    let as_task = as_task(handler);
+    let config = config(context, as_task)?;
     let (at, made) = (bundle.clone(), leaf.clone());
     let group = bundle::group(&context.record.spec.spec);
+    let rootfs = as_task || handler.kind == Whose::Other;
     blocking(move || {
         bundle::write(&at, &config, group)?;
+        if rootfs {
+            bundle::make_rootfs(&at)?;
+        }
         Ok(made.create(Extent::Only(&LEAF))?)
     })
     .await?;
@@ -152,15 +157,24 @@ fn main_process(leaf: &Cgroup, binary: &std::path::Path) -> Option<u32> {
     own.next().is_none().then_some(first)
 }
 
+/// May the sandbox be a task, with a root file system and a process by its spec?
+fn as_task(handler: &Handler) -> bool {
+    match handler.sandbox {
+        SandboxMode::Task => true,
+        SandboxMode::Sandbox => false,
+        // Whoever has the Sandbox API starts no process by this.
+        SandboxMode::Auto => handler.kind == Whose::Other,
+    }
+}
+
 /// The spec by which any shim learns about the pod.
-fn config(context: &Context) -> Result<Vec<u8>> {
+fn config(context: &Context, as_task: bool) -> Result<Vec<u8>> {
     let (record, layout) = (&context.record, context.layout());
     let namespaces = layout.namespaces(&record.id, &record.spec.spec);
     let files = layout.files(&record.id, &record.spec.spec);
     let Some(cgroup) = record.cgroup.held() else {
         return failed(Kind::Broken, "the pod's cgroup is not held");
     };
-    let rootfs = layout.bundle(record.id.as_str()).join("rootfs");
     let pod = PodInput {
         id: &record.id,
         spec: &record.spec.spec,
@@ -171,17 +185,10 @@ fn config(context: &Context) -> Result<Vec<u8>> {
         handler: &context.handler()?.facts,
         node: &context.settings().node,
     };
-    let handler = context.handler()?;
-    let as_task = match handler.sandbox {
-        SandboxMode::Task => true,
-        SandboxMode::Sandbox => false,
-        // Whoever has the Sandbox API starts no process by this.
-        SandboxMode::Auto => handler.kind == Whose::Other,
-    };
     let driver = context.settings().node.cgroup_driver;
     let own = cgroups_path(driver, &cgroup.path, record.id.as_str())?;
     let cgroups_path = if as_task { &own } else { &cgroup.path };
-    let task = SandboxTask { cgroups_path, rootfs: &rootfs, image: "", as_task };
+    let task = SandboxTask { cgroups_path, rootfs: bundle::ROOTFS.as_ref(), image: "", as_task };
     Ok(to_json(&sandbox_spec(&pod, &task)?)?)
 }
 
@@ -300,11 +307,16 @@ pub(super) async fn release(context: &Context) -> Result<()> {
     bundle::clear(context, &context.layout().bundle(id.as_str())).await
 }
 
-/// Removes what the shim answered when it was started, once the record that holds it is saved. A shim
-/// by others may still write to these files.
-pub(super) fn forget_answer(context: &Context) {
-    if !foreign(context) {
-        Launch::forget_answer(&context.layout().bundle(context.record.id.as_str()));
+/// Removes what our shim was started with and what it answered, once the record is saved that tells
+/// that it runs: all of it lies in memory. A shim by others may still need these files, and the runtime
+/// of a sandbox that is a task its bundle.
+pub(super) fn forget_start(context: &Context) {
+    let Some(sandbox) = context.record.sandbox.held().filter(|_| !foreign(context)) else { return };
+    let bundle = context.layout().bundle(context.record.id.as_str());
+    Launch::forget_answer(&bundle);
+    if !sandbox.as_task {
+        // What stays goes with the bundle.
+        let _ = std::fs::remove_file(bundle.join(bundle::CONFIG));
     }
 }
 
@@ -366,7 +378,7 @@ async fn clean_up(context: &Context, leaf: &Cgroup, binary: &std::path::Path) ->
     context.shared.disconnect(&context.record.id);
     cgroup::clear(leaf.clone()).await?;
     let bundle = context.layout().bundle(context.record.id.as_str());
-    if bundle.join("config.json").exists() {
+    if bundle.exists() {
         run_delete(context, &launch(context, binary)).await?;
     }
     socket::remove(context).await?;

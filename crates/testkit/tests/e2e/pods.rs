@@ -40,6 +40,26 @@ fn a_pod_is_run_listed_stopped_and_removed() -> Result<()> {
     })
 }
 
+/// What lies below /run is memory that the kernel cannot take back.
+#[test]
+fn a_running_pod_has_two_files_below_run() -> Result<()> {
+    on_a_node(async |bed| {
+        let (pod, id) = bed.idle("small").await?;
+        let files = |directory: String| {
+            let full = ["-xdev", "-type", "f", "-size", "+0", "-printf", "%f\n"];
+            bed.node.run("find", &[&[directory.as_str()][..], &full].concat())
+        };
+        assert_eq!(files(format!("/run/berth/bundles/{}", pod.id))?, "");
+        assert_eq!(files(format!("/run/berth/bundles/{id}"))?, "config.json\n");
+        assert_eq!(files(format!("/run/berth/sandboxes/{}", pod.id))?, "record.json.gz\n");
+        // What it needs is on the disk for as long as it lives.
+        let hosts = format!("/var/lib/berth/files/{}/hosts", &pod.id[..32]);
+        let seen = bed.cri.shell(&id, "cat /etc/hosts").await?;
+        assert_eq!(bed.node.run("cat", &[&hosts])?.trim_end(), seen);
+        Ok(())
+    })
+}
+
 #[test]
 fn a_container_goes_through_its_states_and_keeps_its_times() -> Result<()> {
     on_a_node(async |bed| {
