@@ -1,8 +1,10 @@
-//! What the shim reads of a bundle's config.json, and the one file that it leaves there itself.
+//! What the shim reads of a bundle's config.json, and what it leaves there itself.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{XattrFlags, getxattr, setxattr};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -102,16 +104,30 @@ pub struct Traces {
     pub cgroup: Option<PathBuf>,
 }
 
+/// The bundle's attribute that holds them: a file would take a page of memory, and an inode.
+const ATTRIBUTE: &str = "trusted.berth.traces";
+/// As much as the kernel lets an attribute hold (xattr(7)).
+const MOST: usize = 64 << 10;
+
 impl Traces {
+    /// Where there are no attributes, or none for us.
     fn file(bundle: &Path) -> PathBuf {
         bundle.join("berth-shim.json")
     }
 
-    /// Leaves them in the bundle.
+    /// Leaves them in the bundle, whole or not at all.
     pub fn save(&self, bundle: &Path) -> Result<()> {
+        let what = || format!("what is to be known of {}", bundle.display());
+        let text =
+            serde_json::to_vec(self).map_err(|source| Error::Json { what: what(), source })?;
+        match setxattr(bundle, ATTRIBUTE, &text, XattrFlags::empty()) {
+            Err(Errno::OPNOTSUPP | Errno::PERM) => Self::write(bundle, &text),
+            set => set.map_err(|why| Error::file("set an attribute of", bundle, why)),
+        }
+    }
+
+    fn write(bundle: &Path, text: &[u8]) -> Result<()> {
         let path = Self::file(bundle);
-        let text = serde_json::to_vec(self)
-            .map_err(|source| Error::Json { what: path.display().to_string(), source })?;
         // Renamed into place: `delete` must never find half of it.
         let new = path.with_extension("new");
         std::fs::write(&new, text)
@@ -121,7 +137,12 @@ impl Traces {
 
     /// Reads them; `None` if nothing was ever begun here.
     pub fn load(bundle: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(Self::file(bundle)).ok()?).ok()
+        let mut text = vec![0; MOST];
+        let text = match getxattr(bundle, ATTRIBUTE, &mut text) {
+            Ok(length) => text.get(..length)?.to_owned(),
+            Err(_) => std::fs::read(Self::file(bundle)).ok()?,
+        };
+        serde_json::from_slice(&text).ok()
     }
 }
 
@@ -156,7 +177,11 @@ mod tests {
         assert_eq!(Traces::load(dir.path()), None);
         let runtime = RuntimeOptions::resolve("/opt/crun", "/r", false, dir.path()).unwrap();
         let traces = Traces { runtime, flavour: Flavour::Crun, cgroup: Some("/k/p/c".into()) };
-        traces.save(dir.path()).unwrap();
-        assert_eq!(Traces::load(dir.path()), Some(traces));
+        // A bundle of an earlier version, or one whose file system has no attributes.
+        Traces::write(dir.path(), &serde_json::to_vec(&traces).unwrap()).unwrap();
+        assert_eq!(Traces::load(dir.path()).as_ref(), Some(&traces));
+        let later = Traces { cgroup: Some("/k/p/d".into()), ..traces };
+        later.save(dir.path()).unwrap();
+        assert_eq!(Traces::load(dir.path()).as_ref(), Some(&later));
     }
 }
