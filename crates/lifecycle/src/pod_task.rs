@@ -162,7 +162,8 @@ impl PodTask {
                 Ok(()) => self.wait().await,
                 Err(why) => {
                     let pause = panics.pause(tokio::time::Instant::now());
-                    let back = self.recover(&recovery::text(&*why), pause).await;
+                    // Boxed: each pod's task would keep room for it.
+                    let back = Box::pin(self.recover(&recovery::text(&*why), pause)).await;
                     back.then_some(Turn::Begin)
                 }
             };

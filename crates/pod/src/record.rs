@@ -29,8 +29,9 @@ pub enum Slot<F> {
     Absent,
     /// The intent is saved: it may be there, wholly, in part, or not at all.
     Intended,
-    /// It is there, with these facts.
-    Held(F),
+    /// It is there, with these facts. Jobs and pictures keep records as they stood, for as long as a
+    /// pod lives: the facts are not copied for each.
+    Held(Arc<F>),
 }
 
 /// A slot without its facts.
@@ -376,12 +377,12 @@ impl PodRecord {
     /// Marks one holding held, with its facts.
     pub fn hold(&mut self, fact: PodFact) {
         match fact {
-            PodFact::Cgroup(fact) => self.cgroup = Slot::Held(fact),
-            PodFact::Namespaces(fact) => self.namespaces = Slot::Held(fact),
-            PodFact::Files(fact) => self.files = Slot::Held(fact),
-            PodFact::Network(fact) => self.network = Slot::Held(fact),
-            PodFact::Shim(fact) => self.shim = Slot::Held(fact),
-            PodFact::Sandbox(fact) => self.sandbox = Slot::Held(fact),
+            PodFact::Cgroup(fact) => self.cgroup = Slot::Held(Arc::new(fact)),
+            PodFact::Namespaces(fact) => self.namespaces = Slot::Held(Arc::new(fact)),
+            PodFact::Files(fact) => self.files = Slot::Held(Arc::new(fact)),
+            PodFact::Network(fact) => self.network = Slot::Held(Arc::new(fact)),
+            PodFact::Shim(fact) => self.shim = Slot::Held(Arc::new(fact)),
+            PodFact::Sandbox(fact) => self.sandbox = Slot::Held(Arc::new(fact)),
         }
     }
 
@@ -445,13 +446,13 @@ impl ContainerRecord {
     /// Marks one holding held, with its facts.
     pub fn hold(&mut self, fact: ContainerFact) {
         match fact {
-            ContainerFact::Image(fact) => self.image = Slot::Held(fact),
-            ContainerFact::Rootfs(fact) => self.rootfs = Slot::Held(fact),
-            ContainerFact::Bundle => self.bundle = Slot::Held(()),
-            ContainerFact::Cgroup(path) => self.cgroup = Slot::Held(path),
+            ContainerFact::Image(fact) => self.image = Slot::Held(Arc::new(fact)),
+            ContainerFact::Rootfs(fact) => self.rootfs = Slot::Held(Arc::new(fact)),
+            ContainerFact::Bundle => self.bundle = Slot::Held(Arc::default()),
+            ContainerFact::Cgroup(path) => self.cgroup = Slot::Held(Arc::new(path)),
             ContainerFact::Task(fact) => {
                 self.started_at = Some(fact.started_at);
-                self.task = Slot::Held(fact);
+                self.task = Slot::Held(Arc::new(fact));
             }
         }
     }

@@ -104,14 +104,15 @@ impl Connection {
     /// Sends a request message and waits for the response message.
     pub(crate) async fn call(
         &self,
-        request: &[u8],
+        request: Vec<u8>,
         deadline: Option<Instant>,
     ) -> std::result::Result<Vec<u8>, Failure> {
         if request.len() > frame::MAX_MESSAGE {
             return Err(Failure::Refused("the request is larger than ttrpc allows (4 MiB)"));
         }
         let (sender, response) = oneshot::channel();
-        let waiting = self.send(request, sender)?;
+        let waiting = self.send(&request, sender)?;
+        drop(request); // a Wait may last as long as its pod
         let answered = match deadline {
             None => Ok(response.await),
             Some(deadline) => tokio::time::timeout_at(deadline, response).await,

@@ -111,7 +111,7 @@ impl Shim {
             why: e.to_string(),
         })?;
         let deadline = limit.map(|limit| Instant::now() + limit);
-        let message = match self.inner.connection.call(&request, deadline).await {
+        let message = match self.inner.connection.call(request, deadline).await {
             Ok(message) => message,
             Err(Failure::TimedOut) => {
                 return Err(Error::TimedOut {

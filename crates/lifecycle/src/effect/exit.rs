@@ -34,24 +34,28 @@ enum End {
     Unanswered(Trouble),
 }
 
-/// Waits for the exit, then sees that nothing of the container is alive.
+/// Waits for the exit, then sees that nothing of the container is alive. What comes before and after
+/// the wait is boxed: room for it would be kept as long as the container runs.
 pub(super) async fn watch(context: &Context, id: &ContainerId) -> Result<Outcome> {
     match end_beside_log(context, id).await {
-        End::Told(shim, exited) => told(context, id, &shim, exited).await,
+        End::Told(shim, exited) => Box::pin(told(context, id, &shim, exited)).await,
         End::Untold => {
             let text = "the container has ended, and its shim has not told how".to_owned();
-            lost(context, id, text).await
+            Box::pin(lost(context, id, text)).await
         }
-        End::Unanswered(why) => unanswered(context, id, why).await,
+        End::Unanswered(why) => Box::pin(unanswered(context, id, why)).await,
     }
 }
 
 /// The end, while the log is opened again: a disk that hangs must not hide it.
 async fn end_beside_log(context: &Context, id: &ContainerId) -> End {
-    let mut resumed = std::pin::pin!(stdio::resume(context, id));
+    let mut resumed = Box::pin(stdio::resume(context, id));
     let mut ended = std::pin::pin!(end(context, id));
     tokio::select! {
-        () = &mut resumed => ended.await,
+        () = &mut resumed => {
+            drop(resumed);
+            ended.await
+        }
         end = &mut ended => {
             if tokio::time::timeout(LOG, resumed).await.is_err() {
                 tracing::warn!(container = %id, "its log could not be opened within {LOG:?}");
@@ -68,7 +72,7 @@ async fn end(context: &Context, id: &ContainerId) -> End {
     };
     let waited = tokio::select! {
         waited = shim.wait(id.as_str(), None) => waited,
-        () = ended_untold(context, id) => match shim.state(id.as_str(), None).await {
+        () = ended_untold(context, id) => match Box::pin(shim.state(id.as_str(), None)).await {
             Ok(state) => match state.exited {
                 Some(exited) => Ok(exited),
                 None => return End::Untold,

@@ -172,7 +172,8 @@ pub(super) async fn shut_down(context: &Context, shim: &Shim) -> Result<()> {
     }
 }
 
-/// Waits until the sandbox's process or the shim has ended.
+/// Waits until the sandbox's process or the shim has ended. What comes after that is boxed: room for
+/// it would be kept as long as the pod lives.
 pub(super) async fn watch(context: &Context) -> Result<Outcome> {
     let shim = match connection(context).await {
         Ok(shim) => shim,
@@ -191,17 +192,17 @@ pub(super) async fn watch(context: &Context) -> Result<Outcome> {
     let _ = context.queue.send(Message::Silent(false));
     let id = context.record.id.as_str();
     tokio::select! {
-        why = shim.closed() => cut_off(context, &why).await,
+        why = shim.closed() => Box::pin(cut_off(context, &why)).await,
         ended = wait(context, &shim, id) => match ended {
             Ok(exited) => {
                 let text = format!("its process exited with code {}", exited.status);
                 Ok(Outcome::Lost(Lost::Sandbox(text)))
             }
             Err(why) if why.kind() == ShimKind::Unimplemented => {
-                cut_off(context, &shim.closed().await).await
+                Box::pin(cut_off(context, &shim.closed().await)).await
             }
             Err(why) if why.kind() == ShimKind::Unavailable => {
-                cut_off(context, &why.fail().message).await
+                Box::pin(cut_off(context, &why.fail().message)).await
             }
             Err(why) => Err(why.into()),
         },

@@ -251,13 +251,18 @@ async fn run_delete(context: &Context, launch: &Launch) -> Result<()> {
 
 /// The connection to the pod's shim: the one there is, or a new one.
 pub(crate) async fn connection(context: &Context) -> Result<Shim> {
-    let id = &context.record.id;
     if context.rebooted() {
         return failed(Kind::Unavailable, "the node was rebooted: the pod's shim is gone");
     }
-    if let Some(shim) = context.shared.connected(id) {
-        return Ok(shim);
+    match context.shared.connected(&context.record.id) {
+        Some(shim) => Ok(shim),
+        // Boxed: a watch, which begins with this, would keep room for it as long as the pod lives.
+        None => Box::pin(dial(context)).await,
     }
+}
+
+async fn dial(context: &Context) -> Result<Shim> {
+    let id = &context.record.id;
     let Some(fact) = context.record.shim.held() else {
         return failed(Kind::Unavailable, "the pod has no shim");
     };

@@ -10,7 +10,7 @@ use berth_image::{Options, Store};
 use berth_oci::CapabilitySet;
 use berth_oci::facts::{AppArmor, Arch, CgroupDriver, CgroupVersion, NodeFacts};
 use berth_pod::SandboxId;
-use berth_pod::record::{PodWish, SandboxFact, ShimFact, Slot};
+use berth_pod::record::{PodWish, ShimFact, Slot};
 use berth_pod::spec::{
     Admitted, PidMode, PodName, PodNamespaces, PodOrNode, SandboxSpec, StringMap,
 };
@@ -146,8 +146,8 @@ pub(crate) fn ready(socket: &Path) -> PodRecord {
         namespaces: Slot::Held(Default::default()),
         files: Slot::Held(Default::default()),
         network: Slot::Held(Default::default()),
-        shim: Slot::Held(ShimFact { address, version: 3, ..ShimFact::default() }),
-        sandbox: Slot::Held(SandboxFact::default()),
+        shim: Slot::Held(ShimFact { address, version: 3, ..ShimFact::default() }.into()),
+        sandbox: Slot::Held(Default::default()),
         ..pod()
     }
 }
