@@ -129,7 +129,7 @@ impl Check<'_> {
     }
 
     fn level(&self, given: &str) -> Result<String, Error> {
-        if given.is_empty() || given.parse::<tracing_subscriber::EnvFilter>().is_err() {
+        if given.is_empty() || given.parse::<tracing_subscriber::filter::Targets>().is_err() {
             let advice = "give off, error, warn, info, debug, trace, or directives target=level";
             return self.refuse("log.level", given, advice);
         }

@@ -4,15 +4,16 @@
 //! effect, so that the last line before a crash is the truth.
 
 use anyhow::Context as _;
+use tracing_subscriber::Registry;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Registry};
 
 use crate::config::{Config, Format};
 
 /// Changes the level of a running daemon.
-pub(crate) struct Level(reload::Handle<EnvFilter, Registry>);
+pub(crate) struct Level(reload::Handle<Targets, Registry>);
 
 impl Level {
     /// Sets it.
@@ -23,7 +24,7 @@ impl Level {
 }
 
 /// A level alone is that of our own lines: what libraries say below "info" drowns them.
-fn filter(level: &str) -> anyhow::Result<EnvFilter> {
+fn filter(level: &str) -> anyhow::Result<Targets> {
     let directives = match level {
         "debug" | "trace" => format!("info,berth={level}"),
         other => other.to_owned(),
