@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use berth_proto::{forward, forward_ttrpc, types};
 use protobuf::{Message, MessageField};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::messages::{pack, timestamp};
 
@@ -25,7 +25,14 @@ pub(crate) struct Events(Option<Sender>);
 #[derive(Clone, Debug)]
 struct Sender {
     namespace: String,
-    queue: mpsc::Sender<types::Envelope>,
+    queue: mpsc::Sender<Letter>,
+}
+
+/// An event on its way.
+struct Letter {
+    envelope: Box<types::Envelope>,
+    /// Dropped when it has been handed over or given up.
+    receipt: Option<oneshot::Sender<()>>,
 }
 
 impl Events {
@@ -50,6 +57,24 @@ impl Events {
 
     /// Sends an event of type `containerd.events.<name>`, some time, if possible.
     pub(crate) fn publish(&self, topic: &str, name: &str, event: &impl Message) {
+        self.send(topic, name, event, None);
+    }
+
+    /// As [`Events::publish`]; ends when the event has been handed over, or cannot be.
+    pub(crate) async fn tell(&self, topic: &str, name: &str, event: &impl Message) {
+        let (receipt, handed_over) = oneshot::channel();
+        self.send(topic, name, event, Some(receipt));
+        // Nobody sends anything: it ends when the other end is dropped.
+        let _ = tokio::time::timeout(ATTEMPT, handed_over).await;
+    }
+
+    fn send(
+        &self,
+        topic: &str,
+        name: &str,
+        event: &impl Message,
+        receipt: Option<oneshot::Sender<()>>,
+    ) {
         let Some(sender) = &self.0 else { return };
         let envelope = types::Envelope {
             timestamp: timestamp(SystemTime::now()),
@@ -59,16 +84,17 @@ impl Events {
             ..Default::default()
         };
         // A full queue means that nobody takes events: the newest is as good to lose as any.
-        let _ = sender.queue.try_send(envelope);
+        let _ = sender.queue.try_send(Letter { envelope: Box::new(envelope), receipt });
     }
 }
 
-async fn send(address: String, mut events: mpsc::Receiver<types::Envelope>) {
+async fn send(address: String, mut events: mpsc::Receiver<Letter>) {
     while let Some(first) = events.recv().await {
         let mut next = Some(first);
         let mut client = None;
-        while let Some(envelope) = next {
-            hand_over(&address, &mut client, envelope).await;
+        while let Some(Letter { envelope, receipt }) = next {
+            hand_over(&address, &mut client, *envelope).await;
+            drop(receipt);
             next = tokio::time::timeout(IDLE, events.recv()).await.unwrap_or(None);
         }
     }

@@ -27,6 +27,7 @@ mod run;
 mod runtime;
 mod sandbox;
 mod serve;
+mod settings;
 mod task;
 
 pub use arguments::{Action, Arguments};

@@ -4,13 +4,16 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use berth_process::{ContainerRequest, Ends, ExecRequest, MountRequest, Status, Target};
-use berth_proto::{berth_shim, bootstrap, runc_options, task_types, task_v3, types};
+use berth_proto::{
+    berth_shim, bootstrap, runc_options, runtime_options, task_types, task_v3, types,
+};
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
 use protobuf::{Message, MessageField};
 
 use crate::error::status;
 use crate::runtime::TaskOptions;
+use crate::settings;
 
 type Parsed<T> = Result<T, ttrpc::Error>;
 
@@ -91,8 +94,11 @@ pub(crate) fn options(any: Option<&Any>) -> Parsed<Option<TaskOptions>> {
                 systemd_cgroup: options.systemd_cgroup,
             }))
         }
-        // What a runtime handler has that configures nothing.
-        "runtimeoptions.v1.Options" => Ok(None),
+        "runtimeoptions.v1.Options" => {
+            let options = runtime_options::Options::parse_from_bytes(&any.value).map_err(wrong)?;
+            settings::read(&options)
+                .map_err(|e| invalid(format!("options of type {:?}: {e}", any.type_url)))
+        }
         _ => Err(invalid(format!("options of unknown type {:?}", any.type_url))),
     }
 }
@@ -173,6 +179,11 @@ mod tests {
         assert!(read.binary == "/usr/bin/runc" && read.systemd_cgroup);
         assert_eq!(options(Some(&Any::default())).unwrap(), None);
         options(Some(&pack("some.other.Options", &runc))).unwrap_err();
+        let mut any = runtime_options::Options::default();
+        assert_eq!(options(Some(&pack("runtimeoptions.v1.Options", &any))).unwrap(), None);
+        any.config_body = b"BinaryName = 'runc'".to_vec();
+        let read = options(Some(&pack("runtimeoptions.v1.Options", &any))).unwrap();
+        assert_eq!(read.unwrap().binary, "runc");
     }
 
     #[test]

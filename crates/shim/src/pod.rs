@@ -78,7 +78,7 @@ impl Pod {
             let container_id = target.container.clone();
             if ended.oom_kills > 0 {
                 let oom = wire::TaskOOM { container_id, ..Default::default() };
-                pod.events.publish("/tasks/oom", "TaskOOM", &oom);
+                pod.events.tell("/tasks/oom", "TaskOOM", &oom).await;
             }
             let exit = wire::TaskExit {
                 container_id: target.container.clone(),

@@ -158,6 +158,10 @@ impl task_v3_ttrpc::Task for Task {
         let target = target(request.id, request.exec_id);
         // Waiting changes nothing: it may end with its caller.
         let ended = self.0.runtime.wait(&target).await.map_err(|e| crate::error::to_wire(&e))?;
+        // Only the event says why it ended: whoever learns here that it has may look for it at once.
+        if ended.oom_kills > 0 {
+            self.0.announced(&target).await;
+        }
         let (exit_status, exited_at) = ending(Some(ended));
         Ok(v3::WaitResponse { exit_status, exited_at, ..Default::default() })
     }
@@ -179,7 +183,13 @@ impl task_v3_ttrpc::Task for Task {
     ) -> ttrpc::Result<v3::PidsResponse> {
         let pod = Arc::clone(&self.0);
         finished(async move {
-            let members = pod.runtime.members(&request.id).await?;
+            let mut members = pod.runtime.members(&request.id).await?;
+            // containerd takes a task without processes for one that was never made, when it
+            // starts, and drops it with its exit: the one that has ended stands for it.
+            if members.is_empty() {
+                let pid = pod.runtime.facts(&container(&request.id))?.pid;
+                members.push(berth_process::Member { pid, exec: None });
+            }
             let details = |exec_id| {
                 let details = runc_options::ProcessDetails { exec_id, ..Default::default() };
                 pack("containerd.runc.v1.ProcessDetails", &details)

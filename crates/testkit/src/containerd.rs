@@ -102,12 +102,14 @@ pub fn configuration(layout: &Layout<'_>) -> Result<String> {
     ))
 }
 
-/// CRI's runtime `berth`, by our shim, as the one for pods that name none.
+/// CRI's runtime `berth`, by our shim, as the one for pods that name none. More lines of its table
+/// may be in `BERTH_CONTAINERD_RUNTIME`, for runs under another containerd than Debian's.
 #[must_use]
 pub(crate) fn by_berth() -> String {
+    let more = std::env::var("BERTH_CONTAINERD_RUNTIME").unwrap_or_default();
     let table = "plugins.\"io.containerd.grpc.v1.cri\".containerd";
     format!(
         "[{table}]\ndefault_runtime_name = \"berth\"\n\
-         [{table}.runtimes.berth]\nruntime_type = \"io.containerd.berth.v1\"\n"
+         [{table}.runtimes.berth]\nruntime_type = \"io.containerd.berth.v1\"\n{more}\n"
     )
 }

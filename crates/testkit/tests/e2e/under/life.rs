@@ -5,7 +5,7 @@ use berth_testkit::bed::{Bed, eventually};
 use serde_json::Value;
 
 use super::{
-    Heard, becomes, ctr, delete, launch, on_a_node, remove, run_to_its_end, state, try_ctr,
+    Heard, becomes, ctr, delete, launch, on_a_node, remove, run, run_to_its_end, state, try_ctr,
 };
 
 #[test]
@@ -35,6 +35,27 @@ fn a_containers_end_is_the_commands() -> Result<()> {
         ctr(bed, &["tasks", "kill", "--signal", "TERM", "b"])?;
         becomes(bed, "b", "STOPPED").await?;
         assert_eq!(delete(bed, "b").await?, 5);
+        ctr(bed, &["containers", "delete", "b"]).map(drop)
+    })
+}
+
+#[test]
+fn a_file_names_the_runtime() -> Result<()> {
+    on_a_node(async |bed| {
+        let file = bed.node.disk().join("shim.toml");
+        let (path, runc) = (file.display().to_string(), "/usr/sbin/runc");
+        let flags = ["--runtime-config-path", path.as_str()];
+        std::fs::write(&file, format!("# ours\nBinaryName = {runc:?}\nRoot = \"/run/here\"\n"))?;
+        launch(bed, &flags, "a", "exec sleep 1000")?;
+        assert!(bed.node.path("/run/here/a").exists());
+        remove(bed, "a").await?;
+        std::fs::remove_dir(bed.node.path("/run/here"))?;
+
+        std::fs::write(&file, "Binary = 1\n")?;
+        let words = run(bed, &flags, "b", "true")?;
+        let said = try_ctr(bed, &words.iter().map(String::as_str).collect::<Vec<_>>(), "").await?;
+        assert_ne!(said.code, Some(0));
+        assert!(said.stderr.contains("Binary = 1"), "{}", said.stderr);
         ctr(bed, &["containers", "delete", "b"]).map(drop)
     })
 }
