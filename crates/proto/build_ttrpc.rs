@@ -14,6 +14,7 @@ const FILES: &[&str] = &[
     "forward",
     "runc_options",
     "runtime_options",
+    "pod_config",
     "bootstrap",
     "cgroups_v1",
     "cgroups_v2",

@@ -9,12 +9,13 @@
 //!              └──▶ helper, `pause` (PID 1; handed to the shim when its parent exits)
 //! ```
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use berth_cgroup::{Cgroup, Cgroups, Extent};
-use berth_sys::namespace::{self, Namespace};
+use berth_sys::namespace::{self, Furnishing, Namespace};
 use berth_sys::spawn::Spawn;
 use berth_sys::{Pid, Signal};
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,38 @@ pub struct PauseRequest {
     pub user: Option<PathBuf>,
     /// The pod's cgroup; `None`: ours.
     pub cgroup: Option<String>,
+    /// The pod's other namespaces, if they are to be made with it.
+    pub own: Option<OwnNamespaces>,
+}
+
+/// Namespaces that a pause makes and keeps, for containers that find them by its pid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnNamespaces {
+    /// The network namespace that there is; `None`: the node's.
+    pub net: Option<PathBuf>,
+    /// Whether it gets an IPC namespace of its own.
+    pub ipc: bool,
+    /// The host name; empty: as the node's.
+    pub hostname: String,
+    /// Sysctls of these namespaces.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+impl OwnNamespaces {
+    /// Moves the calling thread there.
+    fn enter(&self) -> Result<()> {
+        let mut made = vec![Namespace::Uts];
+        made.extend(self.ipc.then_some(Namespace::Ipc));
+        let hostname = Some(self.hostname.as_str()).filter(|name| !name.is_empty());
+        let none = BTreeMap::new();
+        namespace::make(&made, &Furnishing { hostname, sysctls: &none, loopback: false })?;
+        if let Some(net) = &self.net {
+            namespace::enter(namespace::open(net)?, Namespace::Net)?;
+            made.push(Namespace::Net);
+        }
+        berth_sys::sysctl::write_all(&self.sysctls, &made)?;
+        Ok(())
+    }
 }
 
 /// What cleaning up after a dead shim needs to know.
@@ -180,7 +213,12 @@ async fn fork(
         .stdout(stdout)
         .stderr(stderr)
         .cgroups(cgroup.map(Cgroup::enter_files).unwrap_or_default());
-    if let Some(user) = &request.user {
+    let user = request.user.clone().unwrap_or_default();
+    if let Some(own) = &request.own {
+        let own = serde_json::to_string(own)
+            .map_err(|source| Error::Json { what: "namespaces".to_owned(), source })?;
+        program = program.arg(user).arg(own);
+    } else if request.user.is_some() {
         program = program.arg(user);
     }
     let failed = |message: String| Error::Runtime {
@@ -205,7 +243,9 @@ async fn fork(
 /// In the pod's user namespace it becomes root. It must not stay the node's root: whoever may trace
 /// it from inside the pod would be that too, as an owner of files. (It enters by itself, and not on
 /// its way to its own exec: the node's root is nobody there, and nobody's exec drops capabilities.)
-pub fn in_the_middle(helper: &Path, user: Option<&Path>) -> Result<i32> {
+///
+/// `own` is [`OwnNamespaces`] as JSON.
+pub fn in_the_middle(helper: &Path, user: Option<&Path>, own: Option<&str>) -> Result<i32> {
     if let Some(user) = user {
         namespace::enter(namespace::open(user)?, Namespace::User)?;
         let become_root = || -> rustix::io::Result<()> {
@@ -215,6 +255,11 @@ pub fn in_the_middle(helper: &Path, user: Option<&Path>) -> Result<i32> {
             rustix::thread::set_thread_res_uid(user, user, user)
         };
         become_root().map_err(|e| Error::file("become root in", "the user namespace", e))?;
+    }
+    if let Some(own) = own {
+        let own: OwnNamespaces = serde_json::from_str(own)
+            .map_err(|source| Error::Json { what: "namespaces".to_owned(), source })?;
+        own.enter()?;
     }
     namespace::unshare(&[Namespace::Pid])?;
     let (pid, _) = Spawn::new(helper).arg(VERB).cwd("/").spawn()?.into_pidfd();

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use berth_shim::process::pause::{self, Pause, PauseRequest};
+use berth_shim::process::pause::{self, OwnNamespaces, Pause, PauseRequest};
 use berth_shim::process::{
     Cgroups, Config, ContainerRequest, Ended, Error, ExecRequest, Facts, Figures, Member, Place,
     Reaper, Result, RuntimeOptions, Target, Tasks, clean_up,
 };
 use berth_shim::{
-    Checkpoint, Context, Metrics, Runtime, RuntimeFactory, SandboxFacts, SandboxRequest,
-    TaskOptions, async_trait,
+    Checkpoint, Context, Metrics, PodRequest, Runtime, RuntimeFactory, SandboxFacts,
+    SandboxRequest, TaskOptions, async_trait,
 };
 use tokio::sync::watch;
 
@@ -85,6 +85,10 @@ impl Namespaces {
 
     /// Starts the pause if the sandbox's spec has a PID namespace to be made.
     async fn pause(&self, request: &SandboxRequest) -> Result<Option<Arc<Pause>>> {
+        if let Some(pod) = request.pod.as_ref().filter(|_| !has_spec(request)) {
+            let request = pause_of(request, pod)?;
+            return Pause::start(&self.reaper, &self.cgroups, &request).await.map(Some);
+        }
         let config = Config::read(&request.bundle)?;
         if !config.namespace("pid").is_some_and(|entry| entry.path.as_os_str().is_empty()) {
             return Ok(None);
@@ -96,6 +100,7 @@ impl Namespaces {
             bundle: request.bundle.clone(),
             user,
             cgroup: Some(config.linux.cgroups_path).filter(|path| !path.is_empty()),
+            own: None,
         };
         Pause::start(&self.reaper, &self.cgroups, &request).await.map(Some)
     }
@@ -156,6 +161,30 @@ impl Namespaces {
             ended: facts.ended,
         })
     }
+}
+
+/// Whether the daemon has written the sandbox's namespaces and cgroup down. containerd's CRI has not:
+/// its containers look for them in the sandbox's process.
+fn has_spec(request: &SandboxRequest) -> bool {
+    request.bundle.join("config.json").exists()
+}
+
+/// A pause in namespaces of its own, as CRI wants the pod.
+fn pause_of(request: &SandboxRequest, pod: &PodRequest) -> Result<PauseRequest> {
+    if pod.user_namespace {
+        let message = "a user namespace for a sandbox that has no spec; let the sandbox be a task";
+        return Err(Error::Unimplemented(message.to_owned()));
+    }
+    let own = OwnNamespaces {
+        net: Some(request.netns.clone()).filter(|path| !path.as_os_str().is_empty()),
+        ipc: !pod.node_ipc,
+        hostname: pod.hostname.clone(),
+        sysctls: pod.sysctls.clone(),
+    };
+    // systemd's name of a slice is no path.
+    let cgroup = Some(pod.cgroup_parent.clone()).filter(|path| path.starts_with('/'));
+    let (helper, bundle, user) = (helper()?, request.bundle.clone(), None);
+    Ok(PauseRequest { helper, bundle, user, cgroup, own: Some(own) })
 }
 
 fn end(sandbox: &watch::Sender<Sandbox>, ended: Ended) {
@@ -225,8 +254,15 @@ impl Runtime for Namespaces {
         let figures: Figures = match container {
             Some(container) => self.tasks.figures(container).await?,
             None => {
-                let config = Config::read(&self.context.bundle)?;
-                let path = PathBuf::from(config.linux.cgroups_path);
+                let path = match self.now() {
+                    Sandbox::Created { request, .. } | Sandbox::Ready { request, .. }
+                        if !has_spec(&request) =>
+                    {
+                        request.pod.unwrap_or_default().cgroup_parent
+                    }
+                    _ => Config::read(&self.context.bundle)?.linux.cgroups_path,
+                };
+                let path = PathBuf::from(path);
                 Place::at(&self.cgroups, &path)?.figures()?
             }
         };

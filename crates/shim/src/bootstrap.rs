@@ -80,7 +80,11 @@ pub(crate) fn bundle(arguments: &Arguments) -> Result<PathBuf> {
 pub(crate) fn start(arguments: &Arguments) -> Result<Vec<u8>> {
     let (parameters, options) = read_input(&arguments.id)?;
     let (bundle, state) = (bundle(arguments)?, state(arguments));
-    let config = Config::read(&bundle)?;
+    // A sandbox that is no task has no spec in containerd 2.x.
+    let config = match bundle.join("config.json").exists() {
+        true => Config::read(&bundle)?,
+        false => Config::default(),
+    };
     let pod = config.group().unwrap_or(&arguments.id);
     let sockets = Sockets::of(&state, &arguments.namespace, pod);
     if UnixStream::connect(&sockets.server).is_err() {

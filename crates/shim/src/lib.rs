@@ -40,5 +40,6 @@ pub use metrics::Metrics;
 pub use plain::main;
 pub use run::run;
 pub use runtime::{
-    Checkpoint, Context, Runtime, RuntimeFactory, SandboxFacts, SandboxRequest, TaskOptions,
+    Checkpoint, Context, PodRequest, Runtime, RuntimeFactory, SandboxFacts, SandboxRequest,
+    TaskOptions,
 };

@@ -5,14 +5,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use berth_process::{ContainerRequest, Ends, ExecRequest, MountRequest, Status, Target};
 use berth_proto::{
-    berth_shim, bootstrap, runc_options, runtime_options, task_types, task_v3, types,
+    berth_shim, bootstrap, pod_config, runc_options, runtime_options, task_types, task_v3, types,
 };
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
 use protobuf::{Message, MessageField};
 
 use crate::error::status;
-use crate::runtime::TaskOptions;
+use crate::runtime::{PodRequest, TaskOptions};
 use crate::settings;
 
 type Parsed<T> = Result<T, ttrpc::Error>;
@@ -101,6 +101,27 @@ pub(crate) fn options(any: Option<&Any>) -> Parsed<Option<TaskOptions>> {
         }
         _ => Err(invalid(format!("options of unknown type {:?}", any.type_url))),
     }
+}
+
+/// CRI's description of a pod; `None`: something else, or nothing.
+pub(crate) fn pod(any: Option<&Any>) -> Parsed<Option<PodRequest>> {
+    /// NamespaceMode of CRI.
+    const NODE: i32 = 2;
+    let Some(any) = any.filter(|any| any.type_url.ends_with("runtime.v1.PodSandboxConfig")) else {
+        return Ok(None);
+    };
+    let config = pod_config::PodSandboxConfig::parse_from_bytes(&any.value)
+        .map_err(|e| invalid(format!("options of type {:?}: {e}", any.type_url)))?;
+    let linux = config.linux.into_option().unwrap_or_default();
+    let security = linux.security_context.into_option().unwrap_or_default();
+    let modes = security.namespace_options.into_option().unwrap_or_default();
+    Ok(Some(PodRequest {
+        hostname: config.hostname,
+        cgroup_parent: linux.cgroup_parent,
+        sysctls: linux.sysctls.into_iter().collect(),
+        node_ipc: modes.ipc == NODE,
+        user_namespace: modes.userns_options.as_ref().is_some_and(|user| user.mode != NODE),
+    }))
 }
 
 /// The stdin of `start`: bootstrap parameters, or bare options, or nothing. True: parameters.

@@ -1,5 +1,6 @@
 //! What the author of a shim implements.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -44,6 +45,23 @@ pub struct SandboxRequest {
     pub bundle: PathBuf,
     /// Its network namespace; empty: the node's.
     pub netns: PathBuf,
+    /// The pod as CRI has it, if the daemon says.
+    pub pod: Option<PodRequest>,
+}
+
+/// What CRI asks of a pod: for a shim that has to make its namespaces itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodRequest {
+    /// Its host name; empty: the node's.
+    pub hostname: String,
+    /// The cgroup above those of its containers; may be empty.
+    pub cgroup_parent: String,
+    /// Sysctls of its namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// It shares the node's IPC namespace.
+    pub node_ipc: bool,
+    /// It has a user namespace of its own.
+    pub user_namespace: bool,
 }
 
 /// What is known of the sandbox.

@@ -7,7 +7,7 @@ use berth_proto::{sandbox as wire, sandbox_ttrpc, types};
 use protobuf::MessageField;
 use ttrpc::r#async::TtrpcContext;
 
-use crate::messages::timestamp;
+use crate::messages::{self, timestamp};
 use crate::pod::{Pod, finished};
 use crate::runtime::SandboxRequest;
 
@@ -24,6 +24,7 @@ impl sandbox_ttrpc::Sandbox for Sandbox {
             id: request.sandbox_id,
             bundle: request.bundle_path.into(),
             netns: request.netns_path.into(),
+            pod: messages::pod(request.options.as_ref())?,
         };
         let pod = Arc::clone(&self.0);
         finished(async move {

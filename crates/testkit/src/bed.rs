@@ -83,6 +83,11 @@ impl Bed {
             cri.pull(&reference(name)).await.with_context(|| format!("pull {name}"))?;
         }
         furnish(&node, &cri, images).await.context("the first pod")?;
+        // containerd does not wait for the end of a shim that it has told to end.
+        let gone = async || {
+            Ok((!node.run("ps", &["-e", "-o", "args"])?.contains("containerd-shim-")).then_some(()))
+        };
+        eventually(|| "the first pod's shim stays".to_owned(), gone).await?;
         let before = Census::take(&node)?;
         Ok(Self { node, cri, pulled: before.clone(), before, bare })
     }
