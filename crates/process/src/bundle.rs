@@ -12,7 +12,7 @@ use crate::flavour::Flavour;
 use crate::runtime::RuntimeOptions;
 
 /// The annotations that name the pod of a container: ours and CRI's, then containerd's own.
-const GROUP: [&str; 2] = ["io.kubernetes.cri.sandbox-id", "io.containerd.runc.v2.group"];
+pub(crate) const GROUP: [&str; 2] = ["io.kubernetes.cri.sandbox-id", "io.containerd.runc.v2.group"];
 
 /// Says of a container whether it makes the pod's sandbox or joins it.
 const TYPE: &str = "io.kubernetes.cri.container-type";

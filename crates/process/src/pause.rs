@@ -61,6 +61,18 @@ pub struct OwnNamespaces {
     pub sysctls: BTreeMap<String, String>,
 }
 
+impl PauseRequest {
+    /// The name of its cgroup: whoever leaves the namespaces to us may put several pods below one
+    /// parent, and what is in the cgroup is killed with the pause.
+    fn cgroup_name(&self) -> String {
+        let sandbox = self.bundle.file_name().filter(|_| self.own.is_some());
+        match sandbox {
+            Some(sandbox) => format!("{CGROUP}-{}", sandbox.to_string_lossy()),
+            None => CGROUP.to_owned(),
+        }
+    }
+}
+
 impl OwnNamespaces {
     /// Moves the calling thread there.
     fn enter(&self) -> Result<()> {
@@ -105,7 +117,7 @@ impl Pause {
         // What an earlier try left: there is one pause in a pod.
         clean_up(cgroups, &request.bundle).await?;
         let cgroup = match &request.cgroup {
-            Some(pod) => Some(cgroups.at(pod)?.child(CGROUP)?),
+            Some(pod) => Some(cgroups.at(pod)?.child(&request.cgroup_name())?),
             None => None,
         };
         if let Some(cgroup) = &cgroup {

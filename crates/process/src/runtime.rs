@@ -47,6 +47,11 @@ pub struct RuntimeOptions {
 const KNOWN: [&str; 2] = ["crun", "runc"];
 
 impl RuntimeOptions {
+    /// Where the roots of our own are.
+    pub(crate) fn roots(state: &Path) -> PathBuf {
+        state.join("oci")
+    }
+
     /// Fills in what a caller left empty: the first known runtime on PATH, and a root of our own.
     pub fn resolve(binary: &str, root: &str, systemd_cgroup: bool, state: &Path) -> Result<Self> {
         let binary = if binary.is_empty() {
@@ -61,7 +66,8 @@ impl RuntimeOptions {
         };
         // Two runtimes must not share a root: their state files differ.
         let name = binary.file_name().unwrap_or(binary.as_os_str());
-        let root = if root.is_empty() { state.join("oci").join(name) } else { PathBuf::from(root) };
+        let root =
+            if root.is_empty() { Self::roots(state).join(name) } else { PathBuf::from(root) };
         Ok(Self { binary, root, systemd_cgroup })
     }
 }

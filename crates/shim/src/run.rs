@@ -2,11 +2,10 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use berth_process::{Config, Reaper, quiet};
+use berth_process::{Reaper, quiet};
 use berth_proto::{task_v3, types};
 use protobuf::{Message, MessageField};
 
@@ -124,9 +123,8 @@ async fn delete<F: RuntimeFactory>(arguments: &Arguments) -> Result<Vec<u8>> {
     let dead = UnixStream::connect(&socket).is_err();
     F::clean_up(&arguments.id, &bundle, &reaper).await?;
     if dead {
-        for (id, bundle) in members(&arguments.id, &bundle) {
-            F::clean_up(&id, &bundle, &reaper).await?;
-        }
+        // containerd from 2.0 on runs `delete` for the pod alone, whose shim its containers share.
+        berth_process::clean_up_pod(&reaper, &arguments.id, &bundle, &state).await?;
         // If this was the pod itself, its socket leads nowhere.
         let _ = std::fs::remove_file(socket);
     }
@@ -136,25 +134,6 @@ async fn delete<F: RuntimeFactory>(arguments: &Arguments) -> Result<Vec<u8>> {
         ..Default::default()
     };
     Ok(response.write_to_bytes()?)
-}
-
-/// The other containers of a pod, by the bundles beside its own: containerd from 2.0 on runs `delete`
-/// for the pod alone, whose shim they share.
-fn members(pod: &str, bundle: &Path) -> Vec<(String, PathBuf)> {
-    let group = |bundle: &Path| Config::read(bundle).ok()?.group().map(str::to_owned);
-    // A container groups nobody.
-    if group(bundle).is_some_and(|group| group != pod) {
-        return Vec::new();
-    }
-    let grouped = |bundle: &Path| {
-        let text = std::fs::read(bundle.join("config.json")).unwrap_or_default();
-        let named = text.windows(pod.len()).any(|part| part == pod.as_bytes());
-        named && group(bundle).as_deref() == Some(pod)
-    };
-    let beside = bundle.parent().and_then(|dir| std::fs::read_dir(dir).ok());
-    let others = beside.into_iter().flatten().flatten().filter(|entry| entry.path() != bundle);
-    let others = others.filter(|entry| grouped(&entry.path()));
-    others.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path())).collect()
 }
 
 fn info<F: RuntimeFactory>() -> Result<Vec<u8>> {
