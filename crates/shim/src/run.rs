@@ -1,9 +1,10 @@
 //! The command line's verbs.
 
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use berth_process::{Reaper, quiet};
 use berth_proto::{task_v3, types};
@@ -120,7 +121,7 @@ async fn delete<F: RuntimeFactory>(arguments: &Arguments) -> Result<Vec<u8>> {
     let reaper = Reaper::start()?;
     let state = bootstrap::state(arguments);
     let socket = Sockets::of(&state, &arguments.namespace, &arguments.id).server;
-    let dead = UnixStream::connect(&socket).is_err();
+    let dead = is_dead(&socket);
     F::clean_up(&arguments.id, &bundle, &reaper).await?;
     if dead {
         // containerd from 2.0 on runs `delete` for the pod alone, whose shim its containers share.
@@ -134,6 +135,20 @@ async fn delete<F: RuntimeFactory>(arguments: &Arguments) -> Result<Vec<u8>> {
         ..Default::default()
     };
     Ok(response.write_to_bytes()?)
+}
+
+/// How long somebody who answers at a socket may take to die.
+const DYING: Duration = Duration::from_millis(500);
+
+/// Whether nobody serves at a socket. One that is being killed still listens when its connections are
+/// closed already, but lets go of a new one soon.
+fn is_dead(socket: &Path) -> bool {
+    let Ok(mut stream) = UnixStream::connect(socket) else { return true };
+    let _ = stream.set_read_timeout(Some(DYING));
+    match stream.read_exact(&mut [0]) {
+        Ok(()) => false,
+        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+    }
 }
 
 fn info<F: RuntimeFactory>() -> Result<Vec<u8>> {
