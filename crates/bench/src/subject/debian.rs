@@ -25,15 +25,20 @@ pub(crate) fn configuration(node: &Node, parts: &Parts) -> Result<String> {
     let own = parts.runtime.to_str().context("a path in UTF-8")?;
     let mut runtimes = runtime("runc", own);
     for handler in parts.handlers.iter().filter(|handler| handler.name != "runc") {
-        runtimes.push_str(&handler.for_containerd(own)?);
+        runtimes.push_str(&handler.for_containerd(own, node.disk())?);
     }
     let [plugins] = &dirs[..] else { bail!("containerd looks for CNI plugins in one directory") };
     containerd::configuration(&Layout { disk: node.disk(), plugins, runtimes: &runtimes })
 }
 
+/// The name of a runtime's table.
+pub(crate) fn table(name: &str) -> String {
+    format!("plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{name}")
+}
+
 /// The tables of a runtime by containerd's shim.
 pub(crate) fn runtime(name: &str, binary: &str) -> String {
-    let table = format!("plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{name}");
+    let table = table(name);
     format!(
         "[{table}]\nruntime_type = \"io.containerd.runc.v2\"\n\
          [{table}.options]\nBinaryName = {binary:?}\n"

@@ -1,5 +1,6 @@
 //! The handlers that are measured one by one: what Berth and containerd are told to run a pod by.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -55,6 +56,11 @@ pub(crate) fn found() -> Result<Vec<Handler>> {
     Ok(found.collect())
 }
 
+/// gVisor's own shim, which Debian does not have.
+pub(crate) fn gvisor_shim() -> Option<PathBuf> {
+    program("containerd-shim-runsc-v1")
+}
+
 /// A program in the directories of a root user's PATH.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let dirs = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
@@ -75,16 +81,36 @@ impl Handler {
         Ok(format!("[handlers.{}]\n{key} = {:?}\n", self.name, self.text()?))
     }
 
-    /// Its tables in containerd's: containerd's shim is the one that is there already.
+    /// Its tables in containerd's configuration, and what it writes into `dir` for them: gVisor is
+    /// run by its own shim, if that is on PATH, the others by containerd's.
     ///
     /// # Errors
-    /// If a path is not UTF-8.
-    pub(crate) fn for_containerd(&self, runtime: &str) -> Result<String> {
-        let binary = match self.by {
-            By::Runtime => self.text()?,
-            By::Shim => runtime,
-        };
-        Ok(debian::runtime(self.name, binary))
+    /// If a path is not UTF-8, or a file cannot be written.
+    pub(crate) fn for_containerd(&self, runtime: &str, dir: &Path) -> Result<String> {
+        Ok(match (self.by, self.sandboxed) {
+            (By::Shim, _) => debian::runtime(self.name, runtime),
+            (By::Runtime, false) => debian::runtime(self.name, self.text()?),
+            (By::Runtime, true) if gvisor_shim().is_some() => self.gvisor(dir)?,
+            (By::Runtime, true) => String::new(),
+        })
+    }
+
+    /// The node's network stack, where Berth has gVisor's: of itself Debian's runsc does not start
+    /// that one on kernels of today.
+    fn gvisor(&self, dir: &Path) -> Result<String> {
+        let config = dir.join("runsc.toml");
+        let text = format!(
+            "binary_name = {:?}\n[runsc_config]\nnetwork = \"host\"\nplatform = \"systrap\"\n\
+             overlay2 = \"none\"\n",
+            self.text()?
+        );
+        fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
+        let table = debian::table(self.name);
+        Ok(format!(
+            "[{table}]\nruntime_type = \"io.containerd.runsc.v1\"\n\
+             [{table}.options]\nTypeUrl = \"io.containerd.runsc.v1.options\"\n\
+             ConfigPath = {config:?}\n"
+        ))
     }
 
     /// What its program says of its version, if it says that.

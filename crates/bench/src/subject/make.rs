@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::bare::Bare;
 use super::cri::{CriSubject, Own};
-use super::handlers::Handler;
+use super::handlers::{Handler, gvisor_shim};
 use super::site::{Program, Site};
 use super::{Kind, Subject, debian};
 
@@ -96,7 +96,13 @@ async fn containerd(mut site: Site, parts: &Parts) -> Result<CriSubject> {
     let path = site.node.disk().join("containerd.toml");
     fs::write(&path, config).with_context(|| format!("write {}", path.display()))?;
     let args = vec!["--config".to_owned(), path.display().to_string()];
-    let program = Program { path: programs.join("containerd"), args, env: environment(&programs) };
+    let mut first = programs.display().to_string();
+    // It looks for shims on its PATH alone.
+    if let Some(shims) = gvisor_shim().as_deref().and_then(Path::parent) {
+        first.push_str(&format!(":{}", shims.display()));
+    }
+    let env = environment(Path::new(&first));
+    let program = Program { path: programs.join("containerd"), args, env };
     let own = Own::start(site, program)?;
     CriSubject::own(own, "/run/containerd/containerd.sock", &busybox()).await
 }
