@@ -80,12 +80,15 @@ async fn by_api(context: &Context, shim: &Shim, mode: SandboxMode) -> Result<Opt
 }
 
 /// Has the shim no Sandbox API? Shims on the Rust crate call an unknown service a bad argument, and
-/// so they do any call of it.
+/// those on an old Go one say that it is not found; so they do with any call of it.
 async fn has_none(shim: &Shim, id: &str, why: &ShimError) -> bool {
-    let unknown = |kind| matches!(kind, ShimKind::Unimplemented | ShimKind::Invalid);
+    let unknown =
+        |kind| matches!(kind, ShimKind::Unimplemented | ShimKind::Invalid | ShimKind::NotFound);
     match why.kind() {
         ShimKind::Unimplemented => true,
-        ShimKind::Invalid => shim.ping_sandbox(id).await.is_err_and(|why| unknown(why.kind())),
+        ShimKind::Invalid | ShimKind::NotFound => {
+            shim.ping_sandbox(id).await.is_err_and(|why| unknown(why.kind()))
+        }
         _ => false,
     }
 }

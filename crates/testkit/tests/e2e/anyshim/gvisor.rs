@@ -14,7 +14,7 @@ use tonic::Code;
 use super::{Part, Subject, conformance};
 
 /// What a pod with a kernel of its own has not.
-const LACKS: &[Part] = &[Part::Kernel, Part::Users, Part::Terminals, Part::Cgroup];
+pub(super) const LACKS: &[Part] = &[Part::Kernel, Part::Users, Part::Terminals, Part::Cgroup];
 
 /// runsc under a name that tells nothing.
 fn renamed() -> Result<PathBuf> {

@@ -80,14 +80,17 @@ impl Subject {
         Ok(Self { shim, more: String::new(), daemon: Daemon::Berth, lacks: &[], image: "wasm" })
     }
 
-    /// Any other, by hand: the one that `BERTH_TEST_SHIM` names.
+    /// Any other, by hand: the one that `BERTH_TEST_SHIM` names, with the options of
+    /// `BERTH_TEST_SHIM_OPTIONS`, and a kernel of its own with `BERTH_TEST_SHIM_KERNEL=own`.
     fn given() -> Result<Self> {
-        let shim = std::env::var_os("BERTH_TEST_SHIM").context("BERTH_TEST_SHIM names a shim")?;
+        let given = |name: &str| std::env::var(format!("BERTH_TEST_SHIM{name}")).ok();
+        let options = given("_OPTIONS").map(|options| format!("options = {options}"));
+        let own_kernel = given("_KERNEL").is_some_and(|kernel| kernel == "own");
         Ok(Self {
-            shim: shim.into(),
-            more: String::new(),
+            shim: given("").context("BERTH_TEST_SHIM names a shim")?.into(),
+            more: options.unwrap_or_default(),
             daemon: Daemon::Berth,
-            lacks: &[],
+            lacks: if own_kernel { gvisor::LACKS } else { &[] },
             image: "busybox",
         })
     }
