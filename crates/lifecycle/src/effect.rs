@@ -168,7 +168,7 @@ pub(crate) async fn run(context: Context, job: &Job) -> Outcome {
     let pod = context.record.id.clone();
     let container = job.subject.container().map(ToString::to_string).unwrap_or_default();
     let (step, begin) = (job.to_string(), Instant::now());
-    tracing::info!(target: "berth::effect", effect = "begin", step, %pod, container);
+    tracing::debug!(target: "berth::effect", effect = "begin", step, %pod, container);
     let work = AssertUnwindSafe(act(&context, job)).catch_unwind();
     let limit = if job.verb == Verb::Watch { Duration::MAX } else { LONGEST };
     let outcome = match tokio::time::timeout(limit, work).await {
@@ -194,11 +194,11 @@ pub(crate) async fn run(context: Context, job: &Job) -> Outcome {
             End::Failed
         }
         Outcome::Aborted => {
-            tracing::info!(target: "berth::effect", effect = "end", step, %pod, container, ms, aborted = true);
+            tracing::debug!(target: "berth::effect", effect = "end", step, %pod, container, ms, aborted = true);
             End::Aborted
         }
         _ => {
-            tracing::info!(target: "berth::effect", effect = "end", step, %pod, container, ms);
+            tracing::debug!(target: "berth::effect", effect = "end", step, %pod, container, ms);
             End::Done
         }
     };
