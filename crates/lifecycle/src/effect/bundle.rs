@@ -250,11 +250,18 @@ async fn seccomp(context: &Context, spec: &ContainerSpec) -> Result<Option<Secco
 /// Users of the node must not come to the root file system, whose set-uid programs they could run.
 /// The OCI runtime of a pod with a user namespace goes there as that namespace's root: `group`.
 pub(super) fn write(bundle: &Path, config: &[u8], group: Option<u32>) -> Result<()> {
-    std::fs::create_dir_all(bundle).map_err(|e| ("make", bundle, e).fail())?;
-    chown(bundle, None, group).map_err(|e| ("change the group of", bundle, e).fail())?;
-    let mode = Permissions::from_mode(if group.is_some() { 0o710 } else { 0o700 });
-    set_permissions(bundle, mode).map_err(|e| ("change the mode of", bundle, e).fail())?;
+    make_closed(bundle, group)?;
     replace(&bundle.join(CONFIG), config)
+}
+
+/// Makes a directory that no user of the node passes but a pod's root: what a container has written
+/// into it may be a program with set-uid bits.
+pub(super) fn make_closed(directory: &Path, group: Option<u32>) -> Result<()> {
+    std::fs::create_dir_all(directory).map_err(|e| ("make", directory, e).fail())?;
+    chown(directory, None, group).map_err(|e| ("change the group of", directory, e).fail())?;
+    let mode = Permissions::from_mode(if group.is_some() { 0o710 } else { 0o700 });
+    set_permissions(directory, mode).map_err(|e| ("change the mode of", directory, e).fail())?;
+    Ok(())
 }
 
 /// Makes what the root file system is mounted on; there already is fine.

@@ -10,7 +10,7 @@ use berth_pod::spec::{PodOrNode, SandboxSpec};
 use berth_sys::beneath::Beneath;
 use berth_sys::mounts;
 
-use super::{Context, Result, Trouble, blocking, failed};
+use super::{Context, Result, Trouble, blocking, bundle, failed};
 use crate::convert::Fail as _;
 
 /// A hosts file for a node that has none.
@@ -31,6 +31,7 @@ pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
     let shm = files.shm.clone().unwrap_or_default();
     let own_shm = spec.namespaces.ipc == PodOrNode::Pod;
     let options = shm_options(context, spec);
+    let group = bundle::group(spec);
     let fact = FilesFact {
         resolv_conf: directory.join("resolv.conf"),
         hostname: directory.join("hostname"),
@@ -38,7 +39,7 @@ pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
         shm: shm.clone(),
     };
     blocking(move || {
-        make(&directory)?;
+        bundle::make_closed(&directory, group)?;
         for (name, text) in contents {
             let path = directory.join(name);
             std::fs::write(&path, text).map_err(|e| ("write", path.as_path(), e).fail())?;
