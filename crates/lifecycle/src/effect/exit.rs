@@ -75,6 +75,8 @@ async fn end(context: &Context, id: &ContainerId) -> End {
         () = ended_untold(context, id) => match Box::pin(shim.state(id.as_str(), None)).await {
             Ok(state) => match state.exited {
                 Some(exited) => Ok(exited),
+                // The pid may be one of a guest, which this node cannot know: the shim tells.
+                None if !has_cgroup(context, id) => shim.wait(id.as_str(), None).await,
                 None => return End::Untold,
             },
             Err(why) if why.kind() == ShimKind::TimedOut => return End::Untold,
@@ -85,6 +87,10 @@ async fn end(context: &Context, id: &ContainerId) -> End {
         Ok(exited) => End::Told(shim, exited),
         Err(why) => End::Unanswered(why.into()),
     }
+}
+
+fn has_cgroup(context: &Context, id: &ContainerId) -> bool {
+    context.shared.cgroups.at(&cgroup::path_of(context, id)).is_ok_and(|cgroup| cgroup.exists())
 }
 
 async fn told(context: &Context, id: &ContainerId, shim: &Shim, exited: Exited) -> Result<Outcome> {
@@ -144,17 +150,12 @@ fn exit(code: i32, at: i64, oom: bool, dropped: u64) -> Exit {
 enum Process {
     Runs(OwnedFd),
     Ended,
-    /// Not in the container's cgroup: not the container itself, or its number's next owner. Or the
-    /// container has no cgroup on this node, and its pid may be one of a guest.
+    /// Not in the container's cgroup: not the container itself, or its number's next owner.
     Elsewhere,
 }
 
 fn process_of(context: &Context, id: &ContainerId, pid: u32) -> Process {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
-        return Process::Elsewhere;
-    };
-    let cgroup = context.shared.cgroups.at(&cgroup::path_of(context, id));
-    let Some(cgroup) = cgroup.ok().filter(|cgroup| cgroup.exists()) else {
         return Process::Elsewhere;
     };
     let pidfd = match pidfd::open(pid) {
@@ -166,7 +167,8 @@ fn process_of(context: &Context, id: &ContainerId, pid: u32) -> Process {
         return Process::Ended;
     }
     // Compared after the open: a number may have come to name another process.
-    let members = cgroup.processes().unwrap_or_default();
+    let cgroup = context.shared.cgroups.at(&cgroup::path_of(context, id));
+    let members = cgroup.ok().and_then(|cgroup| cgroup.processes().ok()).unwrap_or_default();
     if members.contains(&pid) { Process::Runs(pidfd) } else { Process::Elsewhere }
 }
 
@@ -192,12 +194,7 @@ async fn end_sandbox(context: &Context) -> Result<()> {
         return Ok(());
     }
     let path = cgroup::path_below(context, context.record.id.as_str());
-    let cgroup = context.shared.cgroups.at(&path)?;
-    blocking(move || match cgroup.exists() {
-        true => cgroup::nobody(&cgroup, cgroup.kill(cgroup::KILL)?),
-        false => Ok(()),
-    })
-    .await
+    cgroup::empty(context.shared.cgroups.at(&path)?).await
 }
 
 /// The exit of a container of which nobody can tell more than that it is dead now.
