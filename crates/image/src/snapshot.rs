@@ -161,6 +161,12 @@ impl Shelf {
         Ok(lower.map(|(_, lower)| self.mount(key, &lower)))
     }
 
+    /// Lets a writable layer be mounted that was mounted before.
+    pub(crate) fn let_mount_again(&self, key: &str) -> Result<()> {
+        check_name("snapshot", key)?;
+        forget_volatile(&self.paths.snapshot(key))
+    }
+
     /// Removes a writable layer. Says whether there was one.
     pub(crate) fn drop_snapshot(&self, key: &str) -> Result<bool> {
         check_name("snapshot", key)?;

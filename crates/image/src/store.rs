@@ -193,6 +193,12 @@ impl Store {
         blocking(move || shelf.find_snapshot(&key)).await
     }
 
+    /// Lets a writable layer be mounted that was mounted before, and is not any more. Absent is well.
+    pub async fn let_mount_again(&self, key: &str) -> Result<()> {
+        let (shelf, key) = (Arc::clone(&self.shelf), key.to_owned());
+        blocking(move || shelf.let_mount_again(&key)).await
+    }
+
     /// The keys of all writable layers.
     pub fn snapshots(&self) -> Vec<String> {
         self.shelf.state().snapshots.keys().cloned().collect()

@@ -64,6 +64,8 @@ async fn made(context: &Context, shim: &Shim, create: Create) -> Result<Option<S
             // Not all of them say NotFound before they have a task.
             Err(_) => {}
         }
+        // A Create whose caller died may have mounted it, and been undone.
+        context.shared.images.let_mount_again(&name).await?;
     }
     match shim.create(create).await {
         Ok(_) => Ok(None),
@@ -155,7 +157,12 @@ pub(super) async fn delete(context: &Context, id: &str, cgroup: &str) -> Result<
         Ok(shim) => end(&shim, id).await,
         Err(why) => Err(why),
     };
-    let Err(Trouble::Failed(why)) = done else { return done };
+    let why = match done {
+        Ok(true) => return Ok(()),
+        Ok(false) => return without_task(context, id, cgroup).await,
+        Err(Trouble::Failed(why)) => why,
+        Err(why) => return Err(why),
+    };
     // A pod that ends does not wait for a shim that lives and says nothing, or not what it must.
     let ending = context.record.wish >= PodWish::Stop;
     let unheard = matches!(why.kind, Kind::Unavailable | Kind::TimedOut);
@@ -179,7 +186,21 @@ async fn without_shim(context: &Context, id: &str, path: &str, why: Trouble) -> 
     shim::delete(context, id).await
 }
 
-async fn end(shim: &Shim, name: &str) -> Result<()> {
+/// The shim knows of no such task. One by others that was creating it when its caller died has killed
+/// its OCI runtime then, and that may have left its notes: those are its binary's to remove.
+async fn without_task(context: &Context, id: &str, path: &str) -> Result<()> {
+    let record = &context.record;
+    let container = record.containers.values().find(|c| c.id.as_str() == id);
+    let had = container.map_or(record.sandbox.held().is_some(), |c| c.task.held().is_some());
+    if had || !shim::foreign(context) {
+        return Ok(());
+    }
+    cgroup::clear(context.shared.cgroups.at(path)?).await?;
+    shim::delete(context, id).await
+}
+
+/// False if the shim knows of no such task.
+async fn end(shim: &Shim, name: &str) -> Result<bool> {
     let absent = |kind| kind == ShimKind::NotFound;
     let state = match shim.state(name, None).await {
         // It is being made: killed, it is unmade.
@@ -192,7 +213,7 @@ async fn end(shim: &Shim, name: &str) -> Result<()> {
         state => state,
     };
     match state {
-        Err(why) if absent(why.kind()) => return Ok(()),
+        Err(why) if absent(why.kind()) => return Ok(false),
         Err(why) => return Err(why.into()),
         Ok(state) if state.status == Status::Stopped => {}
         Ok(_) => {
@@ -214,6 +235,6 @@ async fn end(shim: &Shim, name: &str) -> Result<()> {
     }
     match shim.delete(name, None).await {
         Err(why) if !absent(why.kind()) => Err(why.into()),
-        _ => Ok(()),
+        _ => Ok(true),
     }
 }
