@@ -34,6 +34,7 @@ use berth_pod::{ContainerId, Kind};
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::figures::End;
 use crate::layout::Layout;
@@ -152,15 +153,33 @@ pub(crate) fn foreign_cgroup(context: &Context, id: &ContainerId) -> Option<bert
     foreign.then(|| context.shared.cgroups.at(&cgroup::path_of(context, id)).ok()).flatten()
 }
 
+tokio::task_local! {
+    /// What the job at hand has threads at work on.
+    static AT_WORK: TaskTracker;
+}
+
 /// Runs kernel and disk work of our own on a thread that may wait. It is never abandoned: what it
-/// did is known when this returns.
+/// did is known when this returns, and the job does not end before it, not even by being aborted.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
+    let at_work = AT_WORK.try_with(TaskTracker::clone).unwrap_or_default();
+    match at_work.spawn_blocking(work).await {
         Ok(done) => done,
         Err(why) => failed(Kind::Broken, format!("a worker thread ended: {why}")),
     }
+}
+
+/// Waits for this, and for every thread that it set to work: one that is left behind by what is
+/// dropped half-way would make what the next job has just removed.
+async fn wholly<T>(work: impl Future<Output = T>) -> T {
+    let at_work = TaskTracker::new();
+    let done = AT_WORK.scope(at_work.clone(), work).await;
+    at_work.close();
+    if tokio::time::timeout(LONGEST, at_work.wait()).await.is_err() {
+        tracing::error!("a thread of a job that was given up is at work still: the disk may hang");
+    }
+    done
 }
 
 /// Does a job.
@@ -171,7 +190,7 @@ pub(crate) async fn run(context: Context, job: &Job) -> Outcome {
     tracing::debug!(target: "berth::effect", effect = "begin", step, %pod, container);
     let work = AssertUnwindSafe(act(&context, job)).catch_unwind();
     let limit = if job.verb == Verb::Watch { Duration::MAX } else { LONGEST };
-    let outcome = match tokio::time::timeout(limit, work).await {
+    let outcome = match wholly(tokio::time::timeout(limit, work)).await {
         Ok(Ok(Ok(outcome))) => outcome,
         Ok(Ok(Err(Trouble::Failed(why)))) => Outcome::Failed(named(&step, why)),
         Ok(Ok(Err(Trouble::Living(why)))) => Outcome::Living(named(&step, why)),
@@ -302,5 +321,42 @@ pub(crate) async fn release_leftover(
             Some(h) => release_container(context, id, *h).await.map(drop),
             None => Ok(()),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_dropped_half_way_does_not_end_before_its_thread() {
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let made = Arc::clone(&done);
+        let work = blocking(move || {
+            let _ = begun.send(());
+            let _ = wait.recv();
+            made.store(true, std::sync::atomic::Ordering::SeqCst);
+            Ok(())
+        });
+        let canceled = CancellationToken::new();
+        let told = canceled.clone();
+        let job = tokio::spawn(wholly(async move {
+            tokio::select! {
+                done = work => done,
+                () = told.cancelled() => Err(Trouble::Aborted),
+            }
+        }));
+        has_begun.await.unwrap();
+        canceled.cancel();
+        // Often enough for the work to be dropped: its job waits.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!job.is_finished());
+        go.send(()).unwrap();
+        assert!(matches!(job.await.unwrap(), Err(Trouble::Aborted)));
+        assert!(done.load(std::sync::atomic::Ordering::SeqCst));
     }
 }
