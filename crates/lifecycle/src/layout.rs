@@ -109,9 +109,10 @@ impl Layout<'_> {
         below(&self.0.cgroup_root, "pods")
     }
 
-    /// The pod's own cgroup, when nobody named one.
+    /// The pod's own cgroup, when nobody named one. It is called as the kubelet's are: gVisor's own
+    /// shim takes the last part of a path that begins with "pod" for the pod's cgroup.
     pub(crate) fn pod_cgroup(&self, id: &SandboxId) -> String {
-        below(&self.pods_cgroup(), id.as_str())
+        below(&self.pods_cgroup(), &format!("pod{id}"))
     }
 }
 

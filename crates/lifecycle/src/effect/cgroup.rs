@@ -44,7 +44,8 @@ pub(super) async fn release(context: &Context) -> Result<()> {
     if context.record.spec.spec.cgroup_parent.is_some() {
         return Ok(());
     }
-    let path = context.layout().pod_cgroup(&context.record.id);
+    let held = context.record.cgroup.held().map(|cgroup| cgroup.path.clone());
+    let path = held.unwrap_or_else(|| context.layout().pod_cgroup(&context.record.id));
     clear(context.shared.cgroups.at(&path)?).await
 }
 

@@ -3,11 +3,12 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, UNIX_EPOCH};
 
+use berth_cgroup::Cgroup;
 use berth_pod::ContainerId;
 use berth_pod::job::Outcome;
-use berth_pod::record::{Exit, ShimFact};
+use berth_pod::record::{Exit, Failure, ShimFact};
 use berth_shim_client::{Exited, Kind as ShimKind, Shim};
-use berth_sys::{Pid, pidfd, process};
+use berth_sys::{Pid, Signal, pidfd, process};
 use tokio::io::Interest;
 
 use super::{Context, Result, Trouble, blocking, cgroup, connection, shim, stdio};
@@ -146,15 +147,22 @@ fn exit(code: i32, at: i64, oom: bool, dropped: u64) -> Exit {
     Exit { code, at, reason: reason.into(), message }
 }
 
-/// What the pid is that a shim has named as a container's first process.
+/// What the pid is that a shim has named as a container's or the sandbox's first process.
 enum Process {
     Runs(OwnedFd),
     Ended,
-    /// Not in the container's cgroup: not the container itself, or its number's next owner.
+    /// Not in this cgroup: in a guest, or its number's next owner.
     Elsewhere,
 }
 
 fn process_of(context: &Context, id: &ContainerId, pid: u32) -> Process {
+    match context.shared.cgroups.at(&cgroup::path_of(context, id)) {
+        Ok(cgroup) => process_in(&cgroup, pid),
+        Err(_) => Process::Elsewhere,
+    }
+}
+
+fn process_in(cgroup: &Cgroup, pid: u32) -> Process {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
         return Process::Elsewhere;
     };
@@ -167,8 +175,7 @@ fn process_of(context: &Context, id: &ContainerId, pid: u32) -> Process {
         return Process::Ended;
     }
     // Compared after the open: a number may have come to name another process.
-    let cgroup = context.shared.cgroups.at(&cgroup::path_of(context, id));
-    let members = cgroup.ok().and_then(|cgroup| cgroup.processes().ok()).unwrap_or_default();
+    let members = cgroup.processes().unwrap_or_default();
     if members.contains(&pid) { Process::Runs(pidfd) } else { Process::Elsewhere }
 }
 
@@ -190,11 +197,27 @@ async fn unanswered(context: &Context, id: &ContainerId, why: Trouble) -> Result
 /// A sandbox that is a task ends with its shim. The containers may be in it and nowhere else: in a
 /// kernel of its own.
 async fn end_sandbox(context: &Context) -> Result<()> {
-    if !context.record.sandbox.held().is_some_and(|sandbox| sandbox.as_task) {
+    let Some(sandbox) = context.record.sandbox.held().filter(|sandbox| sandbox.as_task) else {
+        return Ok(());
+    };
+    let path = cgroup::path_below(context, context.record.id.as_str());
+    cgroup::empty(context.shared.cgroups.at(&path)?).await?;
+    // Some runtimes have no cgroup for the sandbox: its process is in the pod's.
+    let (Some(pid), Some(pod)) = (sandbox.pid, context.record.cgroup.held()) else {
+        return Ok(());
+    };
+    let Process::Runs(pidfd) = process_in(&context.shared.cgroups.at(&pod.path)?, pid) else {
+        return Ok(());
+    };
+    let dead = blocking(move || {
+        pidfd::send(&pidfd, Signal::KILL)?;
+        Ok(pidfd::wait_exited(&pidfd, cgroup::KILL)?)
+    });
+    if dead.await? {
         return Ok(());
     }
-    let path = cgroup::path_below(context, context.record.id.as_str());
-    cgroup::empty(context.shared.cgroups.at(&path)?).await
+    let text = format!("the sandbox, pid {pid} in cgroup {}, cannot be killed", pod.path);
+    Err(Trouble::Living(Failure::new(berth_pod::Kind::TimedOut, text)))
 }
 
 /// The exit of a container of which nobody can tell more than that it is dead now.

@@ -205,7 +205,7 @@ pub(super) fn shim_of(bed: &Bed, pod: &str) -> Result<String> {
 
 /// Whoever is in a pod's cgroup.
 fn processes_of(bed: &Bed, pod: &str) -> Result<String> {
-    let top = bed.node.parent().dir("memory").join("berth/pods").join(pod);
+    let top = bed.node.parent().dir("memory").join("berth/pods").join(format!("pod{pod}"));
     let listed = bed.node.run(
         "sh",
         &[
