@@ -9,6 +9,7 @@
 
 mod error;
 mod hold;
+mod idmap;
 mod mounts;
 mod namespaces;
 mod pause;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         "unpin" => answer(namespaces::unpin),
         "stat" => answer(stat::stat),
         "unmount" => answer(mounts::unmount),
+        "idmap" => answer(idmap::idmap),
         "mount" => answer(mounts::mount),
         "read" => answer(read::read),
         "hold" => answer(hold::hold),

@@ -1,5 +1,6 @@
 //! The image store as the rest of the node uses it.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
@@ -185,6 +186,16 @@ impl Store {
     pub async fn prepare(&self, key: &str, id: &Digest) -> Result<Mount> {
         let (shelf, key, id) = (Arc::clone(&self.shelf), key.to_owned(), id.clone());
         blocking(move || shelf.prepare(&key, &id)).await
+    }
+
+    /// The directories that an image is made of, for an overlay that is only read: the topmost first,
+    /// each once, and last an empty one, since overlay wants two at least. Answered from memory.
+    pub fn lower_dirs(&self, id: &Digest) -> Result<Vec<PathBuf>> {
+        let mut seen = HashSet::new();
+        let rows = self.shelf.state().layers_of(id)?;
+        let once = rows.iter().rev().map(|row| row.number).filter(|number| seen.insert(*number));
+        let paths = &self.shelf.paths;
+        Ok(once.map(|number| paths.layer(number)).chain([paths.empty()]).collect())
     }
 
     /// The mount of a writable layer that was prepared earlier.

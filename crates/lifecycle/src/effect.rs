@@ -20,6 +20,7 @@ mod signal;
 mod socket;
 mod stdio;
 mod task;
+mod volumes;
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -71,6 +72,8 @@ pub(crate) struct Context {
 pub(crate) enum Trouble {
     /// It failed.
     Failed(Failure),
+    /// It failed, with a text that begins with a word that callers know: nothing is put before it.
+    Known(Failure),
     /// A process lives that cannot be killed.
     Living(Failure),
     /// It failed, and nothing that it was about is alive.
@@ -193,6 +196,7 @@ pub(crate) async fn run(context: Context, job: &Job) -> Outcome {
     let outcome = match wholly(tokio::time::timeout(limit, work)).await {
         Ok(Ok(Ok(outcome))) => outcome,
         Ok(Ok(Err(Trouble::Failed(why)))) => Outcome::Failed(named(&step, why)),
+        Ok(Ok(Err(Trouble::Known(why)))) => Outcome::Failed(why),
         Ok(Ok(Err(Trouble::Living(why)))) => Outcome::Living(named(&step, why)),
         Ok(Ok(Err(Trouble::Dead(why)))) => Outcome::Dead(named(&step, why)),
         Ok(Ok(Err(Trouble::Aborted))) => Outcome::Aborted,

@@ -61,9 +61,9 @@ pub(crate) async fn run(
 ) -> std::result::Result<ExecOutput, Error> {
     match exec(context, id, command, timeout).await {
         Ok(output) => Ok(output),
-        Err(Trouble::Failed(why) | Trouble::Living(why) | Trouble::Dead(why)) => {
-            Err(Error::from(why))
-        }
+        Err(
+            Trouble::Failed(why) | Trouble::Known(why) | Trouble::Living(why) | Trouble::Dead(why),
+        ) => Err(Error::from(why)),
         Err(Trouble::Aborted) => Err(Error::new(Kind::Cancelled, "the command was aborted")),
     }
 }

@@ -152,7 +152,9 @@ async fn try_once(shared: &Arc<Shared>, item: Item) {
             shared.leftovers.items().retain(|i| i.number != item.number);
             shared.tidy_handlers();
         }
-        Err(Trouble::Failed(why) | Trouble::Living(why) | Trouble::Dead(why)) => {
+        Err(
+            Trouble::Failed(why) | Trouble::Known(why) | Trouble::Living(why) | Trouble::Dead(why),
+        ) => {
             let mut items = shared.leftovers.items();
             if let Some(kept) = items.iter_mut().find(|i| i.number == item.number) {
                 kept.tries += 1;

@@ -236,9 +236,12 @@ impl Node {
         use crate::effect::Trouble;
         match reopen.await {
             Ok(()) => Ok(()),
-            Err(Trouble::Failed(why) | Trouble::Living(why) | Trouble::Dead(why)) => {
-                Err(why.into())
-            }
+            Err(
+                Trouble::Failed(why)
+                | Trouble::Known(why)
+                | Trouble::Living(why)
+                | Trouble::Dead(why),
+            ) => Err(why.into()),
             Err(Trouble::Aborted) => Err(Error::new(Kind::Cancelled, "aborted")),
         }
     }

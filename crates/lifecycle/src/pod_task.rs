@@ -54,7 +54,6 @@ pub(crate) struct InProgress {
 }
 
 /// What the loop handles between two waits.
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
 pub(crate) enum Turn {
     /// It begins, or begins anew.
     Begin,

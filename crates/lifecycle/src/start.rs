@@ -301,6 +301,9 @@ struct Stray {
 impl Stray {
     async fn find(shared: &Shared, known: &HashSet<String>) -> Self {
         let unknown = |all: Vec<String>| all.into_iter().filter(|id| !known.contains(id)).collect();
+        // That of a container's image volume has the container's id before its number.
+        let holder = |name: &str| known.contains(name.split('.').next().unwrap_or_default());
+        let holders = shared.images.holders().into_iter().map(|(name, _)| name);
         let cached = shared.network.cached().await.unwrap_or_else(|why| {
             tracing::warn!(error = %why, "the cache of network attachments cannot be read");
             Vec::new()
@@ -308,7 +311,7 @@ impl Stray {
         Self {
             attachments: unknown(cached.into_iter().map(|a| a.container_id).collect()),
             snapshots: unknown(shared.images.snapshots()),
-            holders: unknown(shared.images.holders().into_iter().map(|(h, _)| h).collect()),
+            holders: holders.filter(|name| !holder(name)).collect(),
             files: strays(&Layout(&shared.settings).all_files(), known),
         }
     }

@@ -11,7 +11,7 @@ use berth_pod::spec::{ContainerSpec, SandboxSpec};
 use berth_pod::{ContainerId, SandboxId};
 use serde::Serialize;
 
-use crate::settings::Handler;
+use crate::settings::{Handler, ShimKind};
 
 /// A pod as it stands: its record, which pictures, jobs and the loop share, and what it does not say.
 #[derive(Clone, Debug)]
@@ -130,7 +130,7 @@ pub struct HandlerReport {
     pub runtime: String,
     /// It makes mounts read-only with all below them.
     pub recursive_read_only_mounts: bool,
-    /// It id-maps mounts, without which a pod gets no user namespace.
+    /// Its pods get user namespaces: it id-maps mounts, or has them mapped before.
     pub user_namespaces: bool,
     /// It runs privileged pods.
     pub privileged: bool,
@@ -141,6 +141,7 @@ pub struct HandlerReport {
 
 impl HandlerReport {
     pub(crate) fn of(name: &str, default: bool, handler: &Handler) -> Self {
+        let own = handler.kind == ShimKind::Berth && handler.facts.guest_network.is_none();
         let runtime = handler.runtime.as_ref().map(|runtime| runtime.display().to_string());
         Self {
             name: name.to_owned(),
@@ -149,7 +150,7 @@ impl HandlerReport {
             shim: handler.shim.display().to_string(),
             runtime: runtime.unwrap_or_default(),
             recursive_read_only_mounts: handler.facts.recursive_read_only,
-            user_namespaces: handler.facts.id_mapped_mounts,
+            user_namespaces: own || handler.facts.id_mapped_mounts,
             privileged: handler.privileged,
             guest_network: handler.facts.guest_network,
         }

@@ -147,7 +147,10 @@ fn sysfs(pod: &PodInput<'_>, access: &str) -> Mount {
     }
     let recursive = pod.node.recursive_read_only && pod.handler.recursive_read_only;
     let access = if access == "ro" && recursive { "rro" } else { access };
-    bind("/sys".into(), "/sys".into(), &["rbind", "nosuid", "noexec", "nodev", access])
+    // Private, or what the runtime mounts in it would appear on the node's: crun takes such a mount
+    // from the node's mount namespace as it is.
+    let options = ["rbind", "rprivate", "nosuid", "noexec", "nodev", access];
+    bind("/sys".into(), "/sys".into(), &options)
 }
 
 /// Likewise for message queues and the IPC namespace.
@@ -156,7 +159,7 @@ fn mqueue(pod: &PodInput<'_>, careful: &[&str; 3]) -> Mount {
     if !shared {
         return fresh("/dev/mqueue", "mqueue", careful);
     }
-    let options: Vec<&str> = ["rbind"].iter().chain(careful).copied().collect();
+    let options: Vec<&str> = ["rbind", "rprivate"].iter().chain(careful).copied().collect();
     bind("/dev/mqueue".into(), "/dev/mqueue".into(), &options)
 }
 
@@ -199,6 +202,9 @@ fn asked_mount(
     let propagation = propagation(field, mount.propagation, checked)?;
     let access = access(field, input, mount, image)?;
     let mut made = bind(destination, checked.source.clone(), &["rbind", propagation, access]);
+    if image {
+        made.options.extend(["nosuid", "nodev", "noexec"].map(str::to_owned));
+    }
     let mapped = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
     if mapped && !checked.id_mapped {
         id_map(field, input, mount, &mut made)?;

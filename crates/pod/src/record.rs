@@ -17,7 +17,7 @@ use crate::spec::{Admitted, ContainerSpec, Resources, SandboxSpec};
 
 pub use facts::{
     CgroupFact, ContainerFact, FilesFact, ImageHeld, NamespacesFact, NetworkFact, PodFact,
-    RootfsFact, SandboxFact, ShimFact, TaskFact,
+    RootfsFact, SandboxFact, ShimFact, TaskFact, VolumeHeld,
 };
 
 /// One holding: what is known of it.
@@ -446,7 +446,7 @@ impl ContainerRecord {
     /// Marks one holding held, with its facts.
     pub fn hold(&mut self, fact: ContainerFact) {
         match fact {
-            ContainerFact::Image(fact) => self.image = Slot::Held(Arc::new(fact)),
+            ContainerFact::Image(fact) => self.image = Slot::Held(fact),
             ContainerFact::Rootfs(fact) => self.rootfs = Slot::Held(Arc::new(fact)),
             ContainerFact::Bundle => self.bundle = Slot::Held(Arc::default()),
             ContainerFact::Cgroup(path) => self.cgroup = Slot::Held(Arc::new(path)),

@@ -44,7 +44,11 @@ impl Subject {
     fn new(bed: &Bed, name: &str) -> Self {
         Self {
             pod: bed.pod(name).port(8088, 80),
-            container: Container::idle("main", &busybox()),
+            // The image of its volume is one more thing to be held, mounted and let go.
+            container: Container::idle("main", &busybox()).mount_with("", "/image", |mount| {
+                mount.image = Some(berth_testkit::cri::image(&busybox()));
+                mount.image_sub_path = "www".to_owned();
+            }),
             running: None,
             id: None,
         }

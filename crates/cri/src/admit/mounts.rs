@@ -80,8 +80,8 @@ fn source(at: &str, given: &cri::Mount, propagation: Propagation) -> Result<Moun
         let advice = "give a host path or an image, not both";
         return Err(Refusal::new(field("host_path"), &given.host_path, advice));
     }
-    if !given.readonly || propagation != Propagation::Private {
-        let advice = "an image volume must be readonly, with PROPAGATION_PRIVATE";
+    if propagation != Propagation::Private {
+        let advice = "an image volume is read-only and must have PROPAGATION_PRIVATE";
         return Err(Refusal::new(field("image"), &image.image, advice));
     }
     let sub_path = match given.image_sub_path.as_str() {

@@ -59,7 +59,7 @@ pub(crate) fn container_status(container: &ContainerView) -> cri::ContainerStatu
         message: exit.map(|exit| exit.message.clone()).unwrap_or_default(),
         labels: spec.labels.clone(),
         annotations: spec.annotations.clone(),
-        mounts: spec.mounts.iter().map(mount).collect(),
+        mounts: mounts(container),
         log_path: spec.log_path.as_deref().map(text).unwrap_or_default(),
         resources: Some(resources(&container.record.resources)),
         image_id: held.map(|held| held.facts.id.clone()).unwrap_or_default(),
@@ -101,6 +101,22 @@ fn image(asked: &ImageAsked) -> cri::ImageSpec {
     }
 }
 
+/// Of an image volume it is said which image is in use.
+fn mounts(container: &ContainerView) -> Vec<cri::Mount> {
+    let held = container.image().map(|held| &*held.volumes).unwrap_or_default();
+    let mut held = held.iter();
+    let one = |given| {
+        let mut told = mount(given);
+        if let Some(image) = &mut told.image
+            && let Some(held) = held.next()
+        {
+            image.image_ref.clone_from(&held.image_ref);
+        }
+        told
+    };
+    container.spec().mounts.iter().map(one).collect()
+}
+
 fn mount(given: &Mount) -> cri::Mount {
     let (host_path, image, image_sub_path) = match &given.source {
         MountSource::Host(path) => (text(path), None, String::new()),
@@ -116,7 +132,7 @@ fn mount(given: &Mount) -> cri::Mount {
     cri::Mount {
         container_path: text(&given.container_path),
         host_path,
-        readonly: given.readonly,
+        readonly: given.readonly || image.is_some(),
         selinux_relabel: given.selinux_relabel,
         propagation: propagation as i32,
         uid_mappings: mappings(&given.uid_mappings),

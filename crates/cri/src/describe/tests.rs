@@ -65,7 +65,7 @@ fn container(change: impl FnOnce(&mut cri::ContainerConfig)) -> ContainerView {
         ..ImageFacts::default()
     };
     let user = ResolvedUser { uid: 1000, gid: 2000, groups: vec![1, 2], home: None };
-    record.hold(ContainerFact::Image(ImageHeld { facts, user }));
+    record.hold(ContainerFact::Image(ImageHeld { facts, user, volumes: Vec::new() }.into()));
     record.hold(ContainerFact::Cgroup("/x".into()));
     record.hold(ContainerFact::Task(TaskFact { pid: 42, started_at: 8 }));
     ContainerView {

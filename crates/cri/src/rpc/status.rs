@@ -19,7 +19,10 @@ pub(crate) async fn status(cri: &Cri, request: &cri::StatusRequest) -> cri::Stat
             message: condition.message,
         })
         .collect();
-    let handlers = cri.parts.node.handlers().report();
+    let mut handlers = cri.parts.node.handlers().report();
+    for handler in &mut handlers {
+        handler.user_namespaces &= cri.parts.user_namespaces;
+    }
     let info = match request.verbose {
         true => BTreeMap::from([
             ("config".to_owned(), cri.parts.config.to_string()),
@@ -33,7 +36,7 @@ pub(crate) async fn status(cri: &Cri, request: &cri::StatusRequest) -> cri::Stat
         runtime_handlers: usable(&handlers),
         features: Some(cri::RuntimeFeatures {
             supplemental_groups_policy: true,
-            user_namespaces_host_network: false,
+            user_namespaces_host_network: cri.parts.user_namespaces,
         }),
     }
 }

@@ -19,7 +19,7 @@ use berth_pod::spec::{
 use berth_pod::{ContainerId, Kind};
 use serde_json::{Value, json};
 
-use super::{Context, Result, Trouble, blocking, failed, files, helper};
+use super::{Context, Result, Trouble, blocking, failed, files, helper, volumes};
 use crate::convert::Fail as _;
 
 /// What the OCI runtime reads.
@@ -38,13 +38,15 @@ const PROFILE: u64 = 1 << 20;
 pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<ContainerFact> {
     let spec = &context.container(id)?.spec.spec;
     let found = context.abortable(stat(context, spec)).await?;
-    let mounts = mounts(spec, &found)?;
-    let devices = devices(spec, &found[spec.mounts.len().min(found.len())..])?;
+    let (of_mounts, of_devices) = found.split_at(found.len().saturating_sub(spec.devices.len()));
+    let mounts = mounts(context, id, of_mounts)?;
+    let devices = devices(spec, of_devices)?;
     let seccomp = context.abortable(seccomp(context, spec)).await?;
     let config = config(context, id, &mounts, &devices, seccomp.as_ref())?;
     let bundle = context.layout().bundle(id.as_str());
     let group = group(&context.record.spec.spec);
     blocking(move || write(&bundle, &config, group).and_then(|()| make_rootfs(&bundle))).await?;
+    volumes::acquire(context, id, &mounts).await?;
     Ok(ContainerFact::Bundle)
 }
 
@@ -118,10 +120,10 @@ fn target(context: &Context, spec: &ContainerSpec) -> Result<Option<PathBuf>> {
 /// What is at each mount's source and each device's path, in order.
 async fn stat(context: &Context, spec: &ContainerSpec) -> Result<Vec<Value>> {
     let source = |m: &Mount| match &m.source {
-        MountSource::Host(path) => json!({"path": path, "want": "any"}),
-        MountSource::Image { .. } => json!({"path": "/", "want": "any"}),
+        MountSource::Host(path) => Some(json!({"path": path, "want": "any"})),
+        MountSource::Image { .. } => None,
     };
-    let mut paths: Vec<Value> = spec.mounts.iter().map(source).collect();
+    let mut paths: Vec<Value> = spec.mounts.iter().filter_map(source).collect();
     paths.extend(spec.devices.iter().map(|d| json!({"path": d.host_path, "want": "device"})));
     if paths.is_empty() {
         return Ok(Vec::new());
@@ -142,29 +144,46 @@ async fn stat(context: &Context, spec: &ContainerSpec) -> Result<Vec<Value>> {
     }
 }
 
-fn mounts(spec: &ContainerSpec, found: &[Value]) -> Result<Vec<CheckedMount>> {
+/// `found` is about those of host paths, in order.
+fn mounts(context: &Context, id: &ContainerId, found: &[Value]) -> Result<Vec<CheckedMount>> {
+    let mut found = found.iter();
     let mut checked = Vec::new();
-    for (mount, found) in spec.mounts.iter().zip(found) {
-        let MountSource::Host(path) = &mount.source else {
-            return failed(Kind::Unimplemented, "mounts: image volumes are not supported yet");
-        };
-        let at = mount.container_path.display();
-        if found["exists"] != Value::Bool(true) {
-            let problem = found["problem"]
-                .as_str()
-                .map_or_else(|| format!("{} does not exist", path.display()), str::to_owned);
-            let text = format!("mounts: the host path of {at} cannot be used: {problem}");
-            return failed(Kind::Invalid, text);
-        }
-        let propagation = match found["propagation"].as_str() {
-            Some("shared") => SourcePropagation::Shared,
-            Some("slave") => SourcePropagation::Slave,
-            _ => SourcePropagation::Private,
-        };
-        enough(mount, propagation)?;
-        checked.push(CheckedMount { source: path.clone(), propagation, id_mapped: false });
+    for (number, mount) in context.container(id)?.spec.spec.mounts.iter().enumerate() {
+        let staged = || volumes::place(context, id, number);
+        checked.push(match &mount.source {
+            MountSource::Image { .. } => CheckedMount {
+                source: staged(),
+                propagation: SourcePropagation::Private,
+                id_mapped: true,
+            },
+            MountSource::Host(path) => {
+                let propagation = there(mount, path, found.next().unwrap_or(&Value::Null))?;
+                let id_mapped = volumes::is_staged(context, mount)?;
+                let source = if id_mapped { staged() } else { path.clone() };
+                CheckedMount { source, propagation, id_mapped }
+            }
+        });
     }
     Ok(checked)
+}
+
+/// A host path must be there, and lie on a mount that passes on what is asked for.
+fn there(mount: &Mount, path: &Path, found: &Value) -> Result<SourcePropagation> {
+    let at = mount.container_path.display();
+    if found["exists"] != Value::Bool(true) {
+        let problem = found["problem"]
+            .as_str()
+            .map_or_else(|| format!("{} does not exist", path.display()), str::to_owned);
+        let text = format!("mounts: the host path of {at} cannot be used: {problem}");
+        return failed(Kind::Invalid, text);
+    }
+    let propagation = match found["propagation"].as_str() {
+        Some("shared") => SourcePropagation::Shared,
+        Some("slave") => SourcePropagation::Slave,
+        _ => SourcePropagation::Private,
+    };
+    enough(mount, propagation)?;
+    Ok(propagation)
 }
 
 /// A mount that is to send or receive others must lie on one that does.

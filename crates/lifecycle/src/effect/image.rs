@@ -6,7 +6,7 @@ use berth_pod::record::{ContainerFact, ImageHeld};
 use berth_pod::spec::{ImageFacts, ResolvedUser, RunAs};
 use berth_pod::{ContainerId, Kind};
 
-use super::{Context, Result, failed, shim};
+use super::{Context, Result, failed, shim, volumes};
 
 pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<ContainerFact> {
     // The save that this waited for tells that the sandbox is ready.
@@ -30,7 +30,8 @@ pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<Conta
         volumes: facts.volumes.clone(),
     };
     let user = user(context, id, &image.id, &facts.user).await?;
-    Ok(ContainerFact::Image(ImageHeld { facts, user }))
+    let volumes = volumes::hold(context, id).await?;
+    Ok(ContainerFact::Image(ImageHeld { facts, user, volumes }.into()))
 }
 
 async fn user(
@@ -57,5 +58,6 @@ async fn user(
 }
 
 pub(super) async fn release(context: &Context, id: &ContainerId) -> Result<()> {
+    volumes::unhold(context, id).await?;
     Ok(context.shared.images.unhold(id.as_str()).await?)
 }

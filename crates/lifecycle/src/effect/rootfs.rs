@@ -28,18 +28,23 @@ pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<Conta
     let mut fact = RootfsFact { kind: mount.kind, source: mount.source, options: mount.options };
     if let Some(user) = context.record.spec.spec.namespaces.user.clone() {
         let layers = context.shared.images.layers_dir();
-        let stage = context.layout().layers(&context.record.id);
-        let namespace = context.record.namespaces.held().and_then(|n| n.user.clone());
+        let stage = mapped_layers(context).await?;
         let options = std::mem::take(&mut fact.options);
-        let staging = context.shared.staging.lock().await;
-        fact.options = blocking(move || {
-            map_layers(&layers, &stage, namespace.as_deref())?;
-            map_options(options, (&layers, &stage), &user)
-        })
-        .await?;
-        drop(staging);
+        fact.options = blocking(move || map_options(options, (&layers, &stage), &user)).await?;
     }
     Ok(ContainerFact::Rootfs(fact))
+}
+
+/// Where all layers are shown with the ids of the pod's user namespace, one directory each.
+pub(super) async fn mapped_layers(context: &Context) -> Result<PathBuf> {
+    let layers = context.shared.images.layers_dir();
+    let stage = context.layout().layers(&context.record.id);
+    let namespace = context.record.namespaces.held().and_then(|n| n.user.clone());
+    let staging = context.shared.staging.lock().await;
+    let mapped = stage.clone();
+    blocking(move || map_layers(&layers, &stage, namespace.as_deref())).await?;
+    drop(staging);
+    Ok(mapped)
 }
 
 /// Shows the layers, read-only, with the ids of the pod's user namespace (Linux 5.19 for overlay).

@@ -182,7 +182,10 @@ pub(super) async fn watch(context: &Context) -> Result<Outcome> {
         Ok(shim) => shim,
         Err(why) if exit::is_dead(context) || context.rebooted() => {
             let text = match why {
-                Trouble::Failed(why) | Trouble::Living(why) | Trouble::Dead(why) => why.message,
+                Trouble::Failed(why)
+                | Trouble::Known(why)
+                | Trouble::Living(why)
+                | Trouble::Dead(why) => why.message,
                 Trouble::Aborted => return Err(Trouble::Aborted),
             };
             return Ok(Outcome::Lost(Lost::Shim(text)));

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +96,18 @@ pub struct ImageHeld {
     pub facts: ImageFacts,
     /// The ids that the container runs with.
     pub user: ResolvedUser,
+    /// The images of its image volumes, in the order of those.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeHeld>,
+}
+
+/// The image of an image volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeHeld {
+    /// The image's id.
+    pub id: String,
+    /// A repo digest of it, or its id.
+    pub image_ref: String,
 }
 
 /// A prepared root filesystem: a mount for the shim to make.
@@ -129,7 +142,7 @@ pub enum PodFact {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ContainerFact {
     /// The image.
-    Image(ImageHeld),
+    Image(Arc<ImageHeld>),
     /// The snapshot.
     Rootfs(RootfsFact),
     /// The bundle.

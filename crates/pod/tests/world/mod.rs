@@ -162,7 +162,7 @@ fn pod_fact(h: PodHolding) -> PodFact {
 
 fn container_fact(h: ContainerHolding) -> ContainerFact {
     match h {
-        ContainerHolding::Image => ContainerFact::Image(ImageHeld::default()),
+        ContainerHolding::Image => ContainerFact::Image(ImageHeld::default().into()),
         ContainerHolding::Rootfs => ContainerFact::Rootfs(RootfsFact::default()),
         ContainerHolding::Bundle => ContainerFact::Bundle,
         ContainerHolding::Cgroup => ContainerFact::Cgroup("c".into()),

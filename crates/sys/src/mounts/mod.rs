@@ -24,7 +24,7 @@ pub use options::{Options, mount_as};
 pub use overlay::Overlay;
 /// Flags of mount(2).
 pub use rustix::mount::MountFlags as Flags;
-pub use tree::{attach, copy};
+pub use tree::{attach, copy, copy_within};
 
 /// Mounts a file system of type `kind` on `target`; `data` is its own option string.
 pub fn mount(

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
 use crate::error::{Attempt, Result};
@@ -20,6 +20,26 @@ pub fn copy(path: impl AsRef<Path>, recursive: bool) -> Result<OwnedFd> {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     rustix::mount::open_tree(CWD, path, flags).on_path("copy the mount", path)
+}
+
+/// Copies the mount that `root` is, from `below` down: a path in it, in which an absolute symbolic
+/// link and a `..` at the top lead to `root` and nothing leads out (openat2(2), Linux 5.6). Says
+/// whether a directory is there.
+pub fn copy_within(root: impl AsRef<Path>, below: impl AsRef<Path>) -> Result<(OwnedFd, bool)> {
+    let (root, below) = (root.as_ref(), below.as_ref());
+    let shown = || root.join(below);
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let top = rustix::fs::open(root, flags | OFlags::DIRECTORY, Mode::empty());
+    let top = top.on_path("open", root)?;
+    let confined = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let found = rustix::fs::openat2(&top, below, flags, Mode::empty(), confined);
+    let found = found.on_path("open", shown())?;
+    let kind = rustix::fs::fstat(&found).on_path("look at", shown())?.st_mode;
+    let whole = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let copy = rustix::mount::open_tree(&found, "", whole).on_path("copy the mount", shown())?;
+    Ok((copy, FileType::from_raw_mode(kind) == FileType::Directory))
 }
 
 /// Attaches a copied mount at `target`.

@@ -97,6 +97,7 @@ pub fn all() -> Result<Vec<Sample>> {
         Sample::new("differs", &["a"], differs("a")),
         Sample::new("differs", &["b"], differs("b")),
         Sample::new("volume", &["latest"], volume(&base)),
+        Sample::new("content", &["latest"], content()),
         Sample::new("wasm", &["latest"], wasm()?),
         Sample::new("signal", &["latest"], plain().with("StopSignal", json!("SIGUSR1"))),
     ];
@@ -156,6 +157,27 @@ fn volume(base: &Packed) -> Image {
         .file("data/seed", 0o644, "seed\n")
         .pack(Compression::Gzip);
     Image::new(vec![base.clone(), data]).cmd(&["sh"]).with("Volumes", json!({"/data": {}}))
+}
+
+/// Files and no program of use: what an image volume shows. Some links lead out of it.
+fn content() -> Image {
+    let lower = Layer::new()
+        .dir("data", 0o755)
+        .file("data/text", 0o644, "lower")
+        .file("data/gone", 0o644, "gone")
+        .file("data/run", 0o755, "#!/bin/sh\necho ran\n")
+        .symlink("absolute", "/data/inner")
+        .symlink("climbing", "../../../../data")
+        .symlink("escape", "/etc")
+        .owned(1000, 1000)
+        .dir("data/inner", 0o750)
+        .file("data/inner/deep", 0o644, "deep")
+        .pack(Compression::Gzip);
+    let upper = Layer::new()
+        .file("data/text", 0o644, "upper")
+        .whiteout("data/gone")
+        .pack(Compression::Gzip);
+    Image::new(vec![lower, upper])
 }
 
 /// Extended attributes are bytes: capabilities hold zeros, and newlines.

@@ -30,3 +30,4 @@ mod stop;
 mod storms;
 mod tracer;
 mod under;
+mod volumes;

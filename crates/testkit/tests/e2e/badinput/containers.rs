@@ -35,11 +35,10 @@ fn a_container_that_cannot_be_as_it_is_asked_for_is_refused_by_its_field() -> Re
         let words = ["never-pulled"];
         refuses("image", bed.cri.create(&pod, &absent).await, (Code::NotFound, &words))?;
         let volume = plain().mount_with("", "/image", |mount| {
-            mount.image = Some(berth_testkit::cri::image(&busybox()));
-            mount.readonly = true;
+            mount.image = Some(berth_testkit::cri::image(&reference("never-pulled")));
         });
-        let words = ["image volumes"];
-        refuses("volume", bed.cri.create(&pod, &volume).await, (Code::Unimplemented, &words))?;
+        let words = ["ImageVolumeMountFailed", "never-pulled", "/image"];
+        refuses("volume", bed.cri.create(&pod, &volume).await, (Code::NotFound, &words))?;
         assert!(bed.cri.containers().await?.is_empty());
         the_next_pod_is_fine(bed).await
     })
