@@ -17,7 +17,9 @@ fn in_a_terminal(bed: &Bed, words: &[&str], input: &str) -> Result<String> {
     let line: Vec<_> =
         [command.get_program()].into_iter().chain(command.get_args()).map(quoted).collect();
     let mut script = Command::new("script");
-    script.args(["--quiet", "--return", "--command", &line.join(" "), "/dev/null"]);
+    // Without exec, dash stays between, and `timeout` leaves the terminal's foreground.
+    let line = format!("exec {}", line.join(" "));
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
     let said = bed.node.place()?.visit(|| network::run(&mut script, input.as_bytes()))?;
     Ok(String::from_utf8_lossy(&said).into_owned())
 }
