@@ -1,18 +1,22 @@
 //! The HTTP side: which request belongs to which token.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::ended::Ended;
+use crate::negotiate::{self, plain};
+use crate::remote_command::{self, Command};
 use crate::token::{self, Tokens};
-use crate::{Backend, Config};
+use crate::{Backend, Config, PortForward, port_forward};
 
 /// How long a client may take over the head of its request.
 const HEAD: Duration = Duration::from_secs(30);
@@ -20,11 +24,21 @@ const HEAD: Duration = Duration::from_secs(30);
 const HEAD_SIZE: usize = 64 << 10;
 
 /// What every connection of a server needs.
-#[expect(dead_code, reason = "the sessions come next")]
 pub(crate) struct Site {
     pub(crate) config: Config,
     pub(crate) tokens: Tokens,
     pub(crate) backend: Arc<dyn Backend>,
+}
+
+/// What comes after the upgrade.
+struct Plan {
+    upgrade: OnUpgrade,
+    session: Session,
+}
+
+enum Session {
+    Command(Command, remote_command::Transport),
+    Forward(PortForward, port_forward::Transport),
 }
 
 /// Serves one connection to its end.
@@ -32,9 +46,14 @@ pub(crate) async fn serve<T>(stream: T, site: Arc<Site>)
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let service = service_fn(|request| {
-        let answer = answer(&request, &site);
-        async move { Ok::<_, Infallible>(answer) }
+    let plan = Mutex::new(None);
+    let service = service_fn(|mut request| {
+        let answer = answer(&mut request, &site).map(|(answer, session)| {
+            let upgrade = hyper::upgrade::on(&mut request);
+            *plan.lock().unwrap_or_else(PoisonError::into_inner) = Some(Plan { upgrade, session });
+            answer
+        });
+        async move { Ok::<_, Infallible>(answer.unwrap_or_else(|refusal| *refusal)) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -45,16 +64,54 @@ where
     if let Err(error) = connection.await {
         tracing::debug!(%error, "a client's request could not be read");
     }
+    let Some(plan) = plan.into_inner().unwrap_or_else(PoisonError::into_inner) else {
+        return;
+    };
+    let ended = match plan.upgrade.await {
+        Ok(io) => run(TokioIo::new(io), plan.session, &site).await,
+        Err(error) => {
+            tracing::debug!(%error, "a client was gone before its session began");
+            return;
+        }
+    };
+    tracing::debug!(%ended, "a streaming session is over");
 }
 
-fn answer(request: &Request<Incoming>, site: &Site) -> Response<String> {
-    let Some(_wanted) = claim(request.uri().path(), &site.tokens) else {
-        return plain(
-            StatusCode::NOT_FOUND,
-            "this URL is unknown, was used already, or has expired: ask CRI for a new one",
-        );
+async fn run(io: TokioIo<Upgraded>, session: Session, site: &Site) -> Ended {
+    match session {
+        Session::Command(command, transport) => {
+            remote_command::serve(io, command, transport, site).await
+        }
+        Session::Forward(wanted, transport) => {
+            port_forward::serve(io, wanted, transport, site).await
+        }
+    }
+}
+
+type Refusal = Box<Response<String>>;
+
+/// The answer to a request, and the session that it begins.
+fn answer(
+    request: &mut Request<Incoming>,
+    site: &Site,
+) -> Result<(Response<String>, Session), Refusal> {
+    let unknown = || {
+        let text = "this URL is unknown, was used already, or has expired: ask CRI for a new one";
+        Box::new(plain(StatusCode::NOT_FOUND, text))
     };
-    plain(StatusCode::NOT_IMPLEMENTED, "this version serves no streams yet")
+    let command = match claim(request.uri().path(), &site.tokens).ok_or_else(unknown)? {
+        token::Request::Exec(exec) => Command::Exec(exec),
+        token::Request::Attach(attach) => Command::Attach(attach),
+        token::Request::PortForward(wanted) => {
+            let agreed = negotiate::forward(request.headers())?;
+            port_forward::check(&wanted, agreed.transport)
+                .map_err(|why| Box::new(plain(StatusCode::BAD_REQUEST, why)))?;
+            let session = Session::Forward(wanted, agreed.transport);
+            return Ok((agreed.response, session));
+        }
+    };
+    let agreed = negotiate::command(request.headers())?;
+    Ok((agreed.response, Session::Command(command, agreed.transport)))
 }
 
 /// What the path's token was given for, if it was given for such a path.
@@ -67,10 +124,4 @@ fn claim(path: &str, tokens: &Tokens) -> Option<token::Request> {
         token::Request::PortForward(_) => "portforward",
     };
     (place == right).then_some(wanted)
-}
-
-fn plain(status: StatusCode, text: &str) -> Response<String> {
-    let mut response = Response::new(format!("{text}\n"));
-    *response.status_mut() = status;
-    response
 }

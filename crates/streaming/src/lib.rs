@@ -19,11 +19,20 @@
 
 mod backend;
 mod config;
+mod ended;
 mod error;
 mod http;
+mod inbox;
+mod negotiate;
+mod outbox;
+mod port_forward;
+mod pulse;
+mod remote_command;
 mod server;
+mod spdy;
 mod tls;
 mod token;
+mod websocket;
 
 pub use backend::{
     Attach, Backend, BoxDuplex, BoxRead, BoxWrite, Duplex, Exec, Failure, PortForward, Size,
