@@ -35,6 +35,8 @@ pub struct Config {
 pub struct Root {
     /// Relative paths count from the bundle.
     pub path: PathBuf,
+    /// Whether its files may only be read.
+    pub readonly: bool,
 }
 
 /// `linux` of a spec.
@@ -149,6 +151,7 @@ impl Traces {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::Roots;
 
     #[test]
     fn a_spec_is_read_for_what_matters() {
@@ -175,7 +178,8 @@ mod tests {
     fn traces_survive_their_writer() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Traces::load(dir.path()), None);
-        let runtime = RuntimeOptions::resolve("/opt/crun", "/r", false, dir.path()).unwrap();
+        let runtime =
+            RuntimeOptions::resolve("/opt/crun", "/r", false, &Roots::new(dir.path(), "")).unwrap();
         let traces = Traces { runtime, flavour: Flavour::Crun, cgroup: Some("/k/p/c".into()) };
         // A bundle of an earlier version, or one whose file system has no attributes.
         Traces::write(dir.path(), &serde_json::to_vec(&traces).unwrap()).unwrap();

@@ -52,6 +52,6 @@ pub use pump::{Buffers, Pump, SharedLog, copy, to_log};
 pub use reaper::{Reaper, UNKNOWN};
 pub use remains::clean_up_pod;
 pub use rootfs::MountRequest;
-pub use runtime::RuntimeOptions;
+pub use runtime::{Roots, RuntimeOptions};
 pub use stdio::{Ends, Input, Output};
 pub use tasks::{Facts, Member, Status, Target, Tasks, clean_up};

@@ -1,7 +1,7 @@
 //! What a dead shim's pod has left with OCI runtimes, found without the containers' bundles: a daemon
 //! may have removed those by then.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -10,10 +10,10 @@ use crate::bundle::{Config, GROUP, Traces};
 use crate::error::Result;
 use crate::flavour::{Flavour, Network};
 use crate::reaper::Reaper;
-use crate::runtime::{Runtime, RuntimeOptions};
+use crate::runtime::{Roots, Runtime, RuntimeOptions};
 
-/// Removes every container of a pod, by force, from the runtimes that keep their state below
-/// `state` and from the one that the pod's own bundle names. Nothing left is fine.
+/// Removes every container of a pod, by force, from the runtimes that have a root of ours and from
+/// the one that the pod's own bundle names. Nothing left is fine.
 ///
 /// # Errors
 /// If a runtime fails.
@@ -21,7 +21,7 @@ pub async fn clean_up_pod(
     reaper: &Arc<Reaper>,
     pod: &str,
     bundle: &Path,
-    state: &Path,
+    roots: &Roots,
 ) -> Result<()> {
     // A container groups nobody.
     if Config::read(bundle).is_ok_and(|config| config.group().is_some_and(|group| group != pod)) {
@@ -29,33 +29,38 @@ pub async fn clean_up_pod(
     }
     let mut runtimes: Vec<_> =
         Traces::load(bundle).map(|traces| traces.runtime).into_iter().collect();
-    for root in directories(&RuntimeOptions::roots(state)) {
-        let name = root.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let known = runtimes.iter().any(|runtime| runtime.root == root);
-        if let Ok(runtime) = RuntimeOptions::resolve(&name, "", false, state)
-            && !known
+    for name in roots.runtimes() {
+        if let Ok(runtime) = RuntimeOptions::resolve(&name, "", false, roots)
+            && !runtimes.iter().any(|known| known.root == runtime.root)
         {
             runtimes.push(runtime);
         }
     }
     for options in runtimes {
-        let ids = directories(&options.root).into_iter().filter(|dir| belongs(dir, pod));
-        let ids: Vec<_> = ids.filter_map(|dir| dir.file_name().map(ToOwned::to_owned)).collect();
+        let ids = of_pod(&options.root, pod);
         if ids.is_empty() {
             continue;
         }
         let flavour = Flavour::of(reaper, &options.binary).await;
         let runtime = Runtime::new(options, flavour, Network::Host, Arc::clone(reaper));
         for id in ids {
-            runtime.delete(&id.to_string_lossy(), bundle).await?;
+            runtime.delete(&id, bundle).await?;
         }
     }
     Ok(())
 }
 
-fn directories(dir: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+/// The ids of a pod's containers, by a runtime's records: a directory of each, or, of runsc, files.
+fn of_pod(root: &Path, pod: &str) -> Vec<String> {
+    let guest = format!("_sandbox:{pod}.state");
+    let id = |entry: std::fs::DirEntry| {
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        match name.strip_suffix(&guest) {
+            Some(id) => Some(id.to_owned()),
+            None => Some(name).filter(|_| path.is_dir() && belongs(&path, pod)),
+        }
+    };
+    std::fs::read_dir(root).into_iter().flatten().flatten().filter_map(id).collect()
 }
 
 /// Whether a runtime's record is of a container of this pod: crun keeps a copy of the spec, runc the
@@ -105,6 +110,12 @@ mod tests {
             r#"{"config": {"labels": ["a=pod", "io.kubernetes.cri.sandbox-id=pod"]}}"#,
         );
         let none = write("none", r#"{"config": {"labels": ["name=pod"]}}"#);
+        for guest in ["a_sandbox:pod.state", "a_sandbox:pod.lock", "b_sandbox:po.state"] {
+            std::fs::write(dir.path().join(guest), "").unwrap();
+        }
+        let mut ids = of_pod(dir.path(), "pod");
+        ids.sort();
+        assert_eq!(ids, ["a", "crun", "runc"]);
         for record in [&crun, &runc] {
             assert!(belongs(record, "pod") && !belongs(record, "po"), "{}", record.display());
         }

@@ -3,6 +3,7 @@
 //! Whether a container exists is decided from the runtime's root directory and never from what it
 //! prints: the text differs between runtimes and versions.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,14 +47,46 @@ pub struct RuntimeOptions {
 /// Where runtimes are looked for when none is named.
 const KNOWN: [&str; 2] = ["crun", "runc"];
 
-impl RuntimeOptions {
-    /// Where the roots of our own are.
-    pub(crate) fn roots(state: &Path) -> PathBuf {
-        state.join("oci")
+/// Where runtimes keep their state if nobody says otherwise: `<state>/oci/<runtime>@<namespace>`.
+/// Two namespaces of a daemon may each have a container of the same id.
+#[derive(Clone, Debug)]
+pub struct Roots {
+    dir: PathBuf,
+    namespace: String,
+}
+
+impl Roots {
+    /// Those of a namespace, below the shims' state directory. None: `<state>/oci/<runtime>`.
+    pub fn new(state: &Path, namespace: &str) -> Self {
+        Self { dir: state.join("oci"), namespace: namespace.to_owned() }
     }
 
+    fn of(&self, runtime: &OsStr) -> PathBuf {
+        let mut name = runtime.to_owned();
+        if !self.namespace.is_empty() {
+            name.push("@");
+            name.push(&self.namespace);
+        }
+        self.dir.join(name)
+    }
+
+    /// The runtimes, by their names, that have a root here.
+    pub(crate) fn runtimes(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let name = |entry: std::fs::DirEntry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            match self.namespace.as_str() {
+                "" => Some(name),
+                namespace => name.strip_suffix(namespace)?.strip_suffix('@').map(str::to_owned),
+            }
+        };
+        entries.filter_map(name).collect()
+    }
+}
+
+impl RuntimeOptions {
     /// Fills in what a caller left empty: the first known runtime on PATH, and a root of our own.
-    pub fn resolve(binary: &str, root: &str, systemd_cgroup: bool, state: &Path) -> Result<Self> {
+    pub fn resolve(binary: &str, root: &str, systemd_cgroup: bool, roots: &Roots) -> Result<Self> {
         let binary = if binary.is_empty() {
             KNOWN.iter().find_map(|name| on_path(name)).ok_or_else(|| {
                 Error::Invalid(format!("no OCI runtime on PATH: install one of {KNOWN:?}"))
@@ -66,8 +99,7 @@ impl RuntimeOptions {
         };
         // Two runtimes must not share a root: their state files differ.
         let name = binary.file_name().unwrap_or(binary.as_os_str());
-        let root =
-            if root.is_empty() { Self::roots(state).join(name) } else { PathBuf::from(root) };
+        let root = if root.is_empty() { roots.of(name) } else { PathBuf::from(root) };
         Ok(Self { binary, root, systemd_cgroup })
     }
 }
@@ -450,9 +482,12 @@ mod tests {
 
     #[test]
     fn each_runtime_gets_a_root_of_its_own() {
-        let state = Path::new("/run/berth");
+        let state = &Roots::new(Path::new("/run/berth"), "");
         let crun = RuntimeOptions::resolve("/opt/crun", "", false, state).unwrap();
         assert_eq!(crun.root, Path::new("/run/berth/oci/crun"));
+        let other = Roots::new(Path::new("/run/berth"), "moby");
+        let crun = RuntimeOptions::resolve("/opt/crun", "", false, &other).unwrap();
+        assert_eq!(crun.root, Path::new("/run/berth/oci/crun@moby"));
         let named = RuntimeOptions::resolve("/opt/crun", "/r", true, state).unwrap();
         assert_eq!((named.root.as_path(), named.systemd_cgroup), (Path::new("/r"), true));
         let error = RuntimeOptions::resolve("no-such-runtime", "", false, state).unwrap_err();

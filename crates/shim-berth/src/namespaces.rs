@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use berth_shim::process::pause::{self, OwnNamespaces, Pause, PauseRequest};
 use berth_shim::process::{
     Cgroups, Config, ContainerRequest, Ended, Error, ExecRequest, Facts, Figures, Member, Place,
-    Reaper, Result, RuntimeOptions, Target, Tasks, clean_up,
+    Reaper, Result, Roots, RuntimeOptions, Target, Tasks, clean_up,
 };
 use berth_shim::{
     Checkpoint, Context, Metrics, PodRequest, Runtime, RuntimeFactory, SandboxFacts,
@@ -212,8 +212,8 @@ impl Runtime for Namespaces {
     async fn create(&self, request: ContainerRequest, options: TaskOptions) -> Result<u32> {
         self.refuse_if_stopping("create a container in")?;
         let TaskOptions { binary, root, systemd_cgroup } = options;
-        let state = &self.context.state;
-        let options = RuntimeOptions::resolve(&binary, &root, systemd_cgroup, state)?;
+        let roots = Roots::new(&self.context.state, &self.context.namespace);
+        let options = RuntimeOptions::resolve(&binary, &root, systemd_cgroup, &roots)?;
         self.tasks.create(request, options).await
     }
 

@@ -87,6 +87,10 @@ impl Arguments {
 
     fn set(&mut self, name: &str, value: String) -> Result<()> {
         match name {
+            // It becomes a part of file names.
+            "namespace" if value.contains('/') => {
+                return Err(usage(&format!("a namespace {value:?}")));
+            }
             "namespace" => self.namespace = value,
             "address" => self.address = value,
             "publish-binary" => self.publish_binary = value,
@@ -141,7 +145,15 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for line in ["", "start", "-id", "-id x", "-id x stop", "-id x -no-such-flag y start"] {
+        for line in [
+            "",
+            "start",
+            "-id",
+            "-id x",
+            "-id x stop",
+            "-id x -no-such-flag y start",
+            "-namespace a/b -id x start",
+        ] {
             assert!(parse(line).is_err(), "{line:?}");
         }
     }

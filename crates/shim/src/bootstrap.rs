@@ -78,7 +78,7 @@ pub(crate) fn bundle(arguments: &Arguments) -> Result<PathBuf> {
 
 /// Does what `start` is for; the answer goes to stdout.
 pub(crate) fn start(arguments: &Arguments) -> Result<Vec<u8>> {
-    let (parameters, options) = read_input(&arguments.id)?;
+    let (parameters, options) = read_input(arguments)?;
     let (bundle, state) = (bundle(arguments)?, state(arguments));
     // A sandbox that is no task has no spec in containerd 2.x.
     let config = match bundle.join("config.json").exists() {
@@ -102,7 +102,7 @@ pub(crate) fn start(arguments: &Arguments) -> Result<Vec<u8>> {
     form.answer(address)
 }
 
-fn read_input(instance: &str) -> Result<(bool, Option<TaskOptions>)> {
+fn read_input(arguments: &Arguments) -> Result<(bool, Option<TaskOptions>)> {
     let mut input = Vec::new();
     if !rustix::termios::isatty(std::io::stdin()) {
         std::io::stdin()
@@ -110,7 +110,7 @@ fn read_input(instance: &str) -> Result<(bool, Option<TaskOptions>)> {
             .read_to_end(&mut input)
             .map_err(|e| Error::file("read", "stdin", e))?;
     }
-    Ok(messages::start_input(&input, instance)?)
+    Ok(messages::start_input(&input, (&arguments.namespace, &arguments.id))?)
 }
 
 fn launch(

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use berth_proto::{forward, forward_ttrpc, types};
 use protobuf::{Message, MessageField};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::messages::{pack, timestamp};
 
@@ -13,8 +14,11 @@ use crate::messages::{pack, timestamp};
 const QUEUE: usize = 256;
 /// One attempt to hand over an event.
 const ATTEMPT: Duration = Duration::from_secs(5);
-/// Attempts for one event.
-const ATTEMPTS: u32 = 3;
+/// How long an event is tried to be handed over: a daemon that is started again misses none, and
+/// some learn of an exit by nothing else.
+const TRIED: Duration = Duration::from_secs(30);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(500);
 /// A connection that is not used is closed: it costs memory in every shim.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -107,7 +111,8 @@ async fn hand_over(
 ) {
     let request =
         forward::ForwardRequest { envelope: MessageField::some(envelope), ..Default::default() };
-    for _ in 0..ATTEMPTS {
+    let begin = Instant::now();
+    loop {
         if client.is_none() {
             let connecting = ttrpc::r#async::Client::connect(address);
             let connected = tokio::time::timeout(ATTEMPT, connecting).await;
@@ -121,6 +126,9 @@ async fn hand_over(
                 Err(_) => *client = None,
             }
         }
-        tokio::time::sleep(ATTEMPT / 10).await;
+        if begin.elapsed() > TRIED {
+            return;
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }

@@ -72,8 +72,13 @@ pub(crate) fn exec(request: task_v3::ExecProcessRequest) -> Parsed<ExecRequest> 
     Ok(ExecRequest { id: id(&request.exec_id)?, ends, process: process.value })
 }
 
-/// Options of our own, or those that containerd gives to runc's shim.
-pub(crate) fn options(any: Option<&Any>) -> Parsed<Option<TaskOptions>> {
+/// Options of our own, or those that containerd gives to runc's shim: in the root that these name,
+/// each of its namespaces has a directory, as with that shim.
+pub(crate) fn options(any: Option<&Any>, namespace: &str) -> Parsed<Option<TaskOptions>> {
+    let within = |root: String| match root.as_str() {
+        "" => root,
+        _ => PathBuf::from(root).join(namespace).to_string_lossy().into_owned(),
+    };
     let Some(any) = any.filter(|any| !any.type_url.is_empty()) else { return Ok(None) };
     let wrong = |e| invalid(format!("options of type {:?}: {e}", any.type_url));
     let name = any.type_url.rsplit('/').next().unwrap_or_default();
@@ -90,14 +95,17 @@ pub(crate) fn options(any: Option<&Any>) -> Parsed<Option<TaskOptions>> {
             let options = runc_options::Options::parse_from_bytes(&any.value).map_err(wrong)?;
             Ok(Some(TaskOptions {
                 binary: options.binary_name,
-                root: options.root,
+                root: within(options.root),
                 systemd_cgroup: options.systemd_cgroup,
             }))
         }
         "runtimeoptions.v1.Options" => {
             let options = runtime_options::Options::parse_from_bytes(&any.value).map_err(wrong)?;
-            settings::read(&options)
-                .map_err(|e| invalid(format!("options of type {:?}: {e}", any.type_url)))
+            let read = settings::read(&options);
+            read.map(|read| {
+                read.map(|read| TaskOptions { root: within(read.root.clone()), ..read })
+            })
+            .map_err(|e| invalid(format!("options of type {:?}: {e}", any.type_url)))
         }
         _ => Err(invalid(format!("options of unknown type {:?}", any.type_url))),
     }
@@ -125,20 +133,23 @@ pub(crate) fn pod(any: Option<&Any>) -> Parsed<Option<PodRequest>> {
 }
 
 /// The stdin of `start`: bootstrap parameters, or bare options, or nothing. True: parameters.
-pub(crate) fn start_input(bytes: &[u8], instance: &str) -> Parsed<(bool, Option<TaskOptions>)> {
+pub(crate) fn start_input(
+    bytes: &[u8],
+    (namespace, instance): (&str, &str),
+) -> Parsed<(bool, Option<TaskOptions>)> {
     // The first field of both messages is a string; only parameters have the id there.
     if let Ok(parameters) = bootstrap::BootstrapParams::parse_from_bytes(bytes)
         && parameters.instance_id == instance
     {
         for extension in &parameters.extensions {
-            if let Ok(Some(found)) = options(extension.value.as_ref()) {
+            if let Ok(Some(found)) = options(extension.value.as_ref(), namespace) {
                 return Ok((true, Some(found)));
             }
         }
         return Ok((true, None));
     }
     let any = Any::parse_from_bytes(bytes).map_err(|e| invalid(format!("stdin of start: {e}")))?;
-    Ok((false, options(Some(&any))?))
+    Ok((false, options(Some(&any), namespace)?))
 }
 
 pub(crate) fn timestamp(time: SystemTime) -> MessageField<Timestamp> {
@@ -188,7 +199,7 @@ mod tests {
             ..Default::default()
         };
         let any = pack("berth.shim.v1.Options", &ours);
-        let read = options(Some(&any)).unwrap().unwrap();
+        let read = options(Some(&any), "").unwrap().unwrap();
         assert_eq!((read.binary.as_str(), read.root.as_str()), ("crun", "/r"));
         let runc = runc_options::Options {
             binary_name: "/usr/bin/runc".into(),
@@ -196,23 +207,26 @@ mod tests {
             ..Default::default()
         };
         let any = pack("type.googleapis.com/containerd.runc.v1.Options", &runc);
-        let read = options(Some(&any)).unwrap().unwrap();
+        let read = options(Some(&any), "").unwrap().unwrap();
         assert!(read.binary == "/usr/bin/runc" && read.systemd_cgroup);
-        assert_eq!(options(Some(&Any::default())).unwrap(), None);
-        options(Some(&pack("some.other.Options", &runc))).unwrap_err();
+        assert_eq!(options(Some(&Any::default()), "").unwrap(), None);
+        options(Some(&pack("some.other.Options", &runc)), "").unwrap_err();
         let mut any = runtime_options::Options::default();
-        assert_eq!(options(Some(&pack("runtimeoptions.v1.Options", &any))).unwrap(), None);
+        assert_eq!(options(Some(&pack("runtimeoptions.v1.Options", &any)), "").unwrap(), None);
         any.config_body = b"BinaryName = 'runc'".to_vec();
-        let read = options(Some(&pack("runtimeoptions.v1.Options", &any))).unwrap();
+        let read = options(Some(&pack("runtimeoptions.v1.Options", &any)), "").unwrap();
         assert_eq!(read.unwrap().binary, "runc");
+        any.config_body = b"Root = '/r'".to_vec();
+        let read = options(Some(&pack("runtimeoptions.v1.Options", &any)), "moby").unwrap();
+        assert_eq!(read.unwrap().root, "/r/moby");
     }
 
     #[test]
     fn both_forms_of_stdin_are_told_apart() {
-        assert_eq!(start_input(b"", "pod").unwrap(), (false, None));
+        assert_eq!(start_input(b"", ("", "pod")).unwrap(), (false, None));
         let ours = berth_shim::Options { runtime_binary: "crun".into(), ..Default::default() };
         let any = pack("berth.shim.v1.Options", &ours);
-        let (bare, read) = start_input(&any.write_to_bytes().unwrap(), "pod").unwrap();
+        let (bare, read) = start_input(&any.write_to_bytes().unwrap(), ("", "pod")).unwrap();
         assert!(!bare && read.unwrap().binary == "crun");
         let extension =
             bootstrap::Extension { value: MessageField::some(any), ..Default::default() };
@@ -221,7 +235,8 @@ mod tests {
             extensions: vec![extension],
             ..Default::default()
         };
-        let (whole, read) = start_input(&parameters.write_to_bytes().unwrap(), "pod").unwrap();
+        let (whole, read) =
+            start_input(&parameters.write_to_bytes().unwrap(), ("", "pod")).unwrap();
         assert!(whole && read.unwrap().binary == "crun");
     }
 }

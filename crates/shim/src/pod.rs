@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use berth_process::Target;
+use berth_process::{Ended, Target};
 use berth_proto::events as wire;
 use tokio::sync::watch;
 
@@ -11,12 +11,14 @@ use crate::error::{status, to_wire};
 use crate::events::Events;
 use crate::lifetime::Lifetime;
 use crate::messages::timestamp;
-use crate::runtime::{Runtime, TaskOptions};
+use crate::runtime::{Context, Runtime, TaskOptions};
 
 /// One pod in one shim.
 pub(crate) struct Pod {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) options: TaskOptions,
+    /// containerd's.
+    pub(crate) namespace: String,
     pub(crate) events: Events,
     pub(crate) lifetime: Lifetime,
     watches: Mutex<HashMap<Target, Watch>>,
@@ -34,9 +36,10 @@ struct Watch {
 type Gate = Arc<tokio::sync::Mutex<()>>;
 
 impl Pod {
-    pub(crate) fn new(runtime: Arc<dyn Runtime>, options: TaskOptions, events: Events) -> Self {
+    pub(crate) fn new(runtime: Arc<dyn Runtime>, context: Context, events: Events) -> Self {
         let (lifetime, watches) = (Lifetime::default(), Mutex::default());
-        Self { runtime, options, events, lifetime, watches }
+        let Context { options, namespace, .. } = context;
+        Self { runtime, options, namespace, events, lifetime, watches }
     }
 
     fn watches(&self) -> MutexGuard<'_, HashMap<Target, Watch>> {
@@ -73,23 +76,29 @@ impl Pod {
             let ended = pod.runtime.wait(&target).await;
             let pid = pod.runtime.facts(&target).map_or(0, |facts| facts.pid);
             drop(gate.lock().await);
-            pod.watches().remove(&target);
-            let Ok(ended) = ended else { return };
-            let container_id = target.container.clone();
-            if ended.oom_kills > 0 {
-                let oom = wire::TaskOOM { container_id, ..Default::default() };
-                pod.events.tell("/tasks/oom", "TaskOOM", &oom).await;
+            if let Ok(ended) = ended {
+                pod.announce(&target, pid, ended).await;
             }
-            let exit = wire::TaskExit {
-                container_id: target.container.clone(),
-                id: target.exec.unwrap_or(target.container),
-                pid,
-                exit_status: ended.code,
-                exited_at: timestamp(ended.at),
-                ..Default::default()
-            };
-            pod.events.publish("/tasks/exit", "TaskExit", &exit);
+            // Not before: whoever has to come after it finds it here.
+            pod.watches().remove(&target);
         });
+    }
+
+    async fn announce(&self, target: &Target, pid: u32, ended: Ended) {
+        let container_id = target.container.clone();
+        if ended.oom_kills > 0 {
+            let oom = wire::TaskOOM { container_id: container_id.clone(), ..Default::default() };
+            self.events.tell("/tasks/oom", "TaskOOM", &oom).await;
+        }
+        let exit = wire::TaskExit {
+            id: target.exec.clone().unwrap_or_else(|| container_id.clone()),
+            container_id,
+            pid,
+            exit_status: ended.code,
+            exited_at: timestamp(ended.at),
+            ..Default::default()
+        };
+        self.events.publish("/tasks/exit", "TaskExit", &exit);
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use berth_process::{Reaper, quiet};
+use berth_process::{Reaper, Roots, quiet};
 use berth_proto::{task_v3, types};
 use protobuf::{Message, MessageField};
 
@@ -94,12 +94,13 @@ async fn begin<F: RuntimeFactory>(arguments: Arguments) -> Result<Serving> {
     let (binary, root, systemd_cgroup) = arguments.runtime.clone();
     let context = Context {
         id: arguments.id.clone(),
+        namespace: arguments.namespace.clone(),
         bundle: bootstrap::bundle(&arguments)?,
         state,
         sockets: sockets.others,
         options: TaskOptions { binary, root, systemd_cgroup },
     };
-    serve::begin::<F>(context, inherited, &arguments.namespace, sockets.server).await
+    serve::begin::<F>(context, inherited, sockets.server).await
 }
 
 /// Takes the listener and the pipe off stdin and stdout, where `start` put them, and leaves
@@ -125,7 +126,8 @@ async fn delete<F: RuntimeFactory>(arguments: &Arguments) -> Result<Vec<u8>> {
     F::clean_up(&arguments.id, &bundle, &reaper).await?;
     if dead {
         // containerd from 2.0 on runs `delete` for the pod alone, whose shim its containers share.
-        berth_process::clean_up_pod(&reaper, &arguments.id, &bundle, &state).await?;
+        let roots = Roots::new(&state, &arguments.namespace);
+        berth_process::clean_up_pod(&reaper, &arguments.id, &bundle, &roots).await?;
         // If this was the pod itself, its socket leads nowhere.
         let _ = std::fs::remove_file(socket);
     }

@@ -15,6 +15,8 @@ use crate::metrics::Metrics;
 pub struct Context {
     /// The pod.
     pub id: String,
+    /// containerd's namespace.
+    pub namespace: String,
     /// Its bundle.
     pub bundle: PathBuf,
     /// The shim's directory for state that is shared by all pods.

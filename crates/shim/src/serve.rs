@@ -44,15 +44,13 @@ pub(crate) struct Serving {
 pub(crate) async fn begin<F: RuntimeFactory>(
     context: Context,
     inherited: Inherited,
-    namespace: &str,
     socket: PathBuf,
 ) -> Result<Serving> {
     let reaper = Reaper::start()?;
     let address = std::env::var("TTRPC_ADDRESS").unwrap_or_default();
-    let events = Events::to(&address, namespace);
-    let options = context.options.clone();
-    let runtime = F::make(context, reaper)?;
-    let pod = Arc::new(Pod::new(runtime, options, events));
+    let events = Events::to(&address, &context.namespace);
+    let runtime = F::make(context.clone(), reaper)?;
+    let pod = Arc::new(Pod::new(runtime, context, events));
     let listener =
         Listener::try_from(inherited.listener).map_err(|e| Error::file("listen on", &socket, e))?;
     let own = Arc::new(Own(Arc::clone(&pod)));

@@ -39,7 +39,7 @@ impl task_v3_ttrpc::Task for Task {
         request: v3::CreateTaskRequest,
     ) -> ttrpc::Result<v3::CreateTaskResponse> {
         let wanted = messages::container(&request)?;
-        let options = messages::options(request.options.as_ref())?;
+        let options = messages::options(request.options.as_ref(), &self.0.namespace)?;
         let pod = Arc::clone(&self.0);
         finished(async move {
             let id = wanted.id.clone();

@@ -24,14 +24,20 @@ impl forward_ttrpc::Events for Listener {
     }
 }
 
-#[tokio::test]
-async fn events_come_in_the_order_of_what_they_tell() {
-    let dir = tempfile::Builder::new().prefix("berth-shim-").tempdir().unwrap();
-    let (sender, mut events) = mpsc::unbounded_channel();
-    let address = format!("unix://{}", dir.path().join("events").display());
+/// Listens at a socket.
+async fn listen(socket: &std::path::Path) -> (Server, mpsc::UnboundedReceiver<ForwardRequest>) {
+    let (sender, events) = mpsc::unbounded_channel();
+    let address = format!("unix://{}", socket.display());
     let service = forward_ttrpc::create_events(Arc::new(Listener(sender)));
     let mut server = Server::new().bind(&address).unwrap().register_service(service);
     server.start().await.unwrap();
+    (server, events)
+}
+
+#[tokio::test]
+async fn events_come_in_the_order_of_what_they_tell() {
+    let dir = tempfile::Builder::new().prefix("berth-shim-").tempdir().unwrap();
+    let (_server, mut events) = listen(&dir.path().join("events")).await;
     let pod = Pod::start_in(dir, "crun", json!({})).await;
 
     let memory = json!({"linux": {"resources": {"memory": {"limit": 16 << 20, "swap": 16 << 20}}}});
@@ -83,6 +89,48 @@ async fn events_come_in_the_order_of_what_they_tell() {
             ("/tasks/delete", "c"),
         ]
     );
+}
+
+/// Whoever learns of an end looks for its reason at once.
+#[tokio::test]
+async fn a_lack_of_memory_is_told_before_the_end() {
+    let dir = tempfile::Builder::new().prefix("berth-shim-").tempdir().unwrap();
+    let (_server, mut events) = listen(&dir.path().join("events")).await;
+    let pod = Pod::start_in(dir, "crun", json!({})).await;
+    let memory = json!({"linux": {"resources": {"memory": {"limit": 16 << 20, "swap": 16 << 20}}}});
+    for id in ["a", "b", "c", "d"] {
+        let hog = "x=0123456789abcdef; while :; do x=$x$x; done";
+        pod.container(id, hog).with(memory.clone()).run().await;
+        pod.wait(id).await;
+        let heard = std::iter::from_fn(|| events.try_recv().ok());
+        let mut topics = heard.map(|event| event.envelope.unwrap().topic);
+        assert!(topics.any(|topic| topic == "/tasks/oom"), "{id}");
+        pod.delete(id, "").await.unwrap();
+    }
+}
+
+/// A daemon that is started again may have no other word of what ended meanwhile.
+#[tokio::test]
+async fn what_nobody_took_at_first_is_told_again() {
+    let dir = tempfile::Builder::new().prefix("berth-shim-").tempdir().unwrap();
+    let socket = dir.path().join("events");
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let pod = Pod::start_in(dir, "crun", json!({})).await;
+    pod.container("c", "exit 3").run().await;
+    pod.wait("c").await;
+    pod.container("later", "sleep 3").run().await;
+    pod.wait("later").await;
+    std::fs::remove_file(&socket).unwrap();
+    let (_server, mut events) = listen(&socket).await;
+    let mut topics = Vec::new();
+    while topics.len() < 6 {
+        topics.push(events.recv().await.unwrap().envelope.unwrap().topic);
+    }
+    let all = ["/tasks/create", "/tasks/start", "/tasks/exit"];
+    assert_eq!(topics, [all, all].concat());
+    for id in ["c", "later"] {
+        pod.delete(id, "").await.unwrap();
+    }
 }
 
 #[tokio::test]

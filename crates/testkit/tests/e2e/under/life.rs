@@ -1,7 +1,7 @@
 //! States, ends, freezing, figures, events; containerd and the shim killed.
 
 use anyhow::{Context as _, Result, ensure};
-use berth_testkit::bed::{Bed, eventually};
+use berth_testkit::bed::{Bed, busybox, eventually};
 use serde_json::Value;
 
 use super::{
@@ -47,8 +47,9 @@ fn a_file_names_the_runtime() -> Result<()> {
         let flags = ["--runtime-config-path", path.as_str()];
         std::fs::write(&file, format!("# ours\nBinaryName = {runc:?}\nRoot = \"/run/here\"\n"))?;
         launch(bed, &flags, "a", "exec sleep 1000")?;
-        assert!(bed.node.path("/run/here/a").exists());
+        assert!(bed.node.path("/run/here/tests/a").exists());
         remove(bed, "a").await?;
+        std::fs::remove_dir(bed.node.path("/run/here/tests"))?;
         std::fs::remove_dir(bed.node.path("/run/here"))?;
 
         std::fs::write(&file, "Binary = 1\n")?;
@@ -212,4 +213,48 @@ async fn family_is(bed: &Bed, wanted: &str) -> Result<()> {
     let count = "ps -e -o args | grep -c '^sleep 123[45]$' || true";
     let is = async || Ok((bed.node.run("sh", &["-c", count])?.trim() == wanted).then_some(()));
     eventually(|| format!("not {wanted} of them run"), is).await
+}
+
+/// `ctr` in another of containerd's namespaces.
+fn elsewhere(bed: &Bed, words: &[&str]) -> Result<String> {
+    ctr(bed, &[&["--namespace", "other"], words].concat())
+}
+
+/// Starts a container `same` there, in a cgroup of this name.
+fn launch_elsewhere(bed: &Bed, cgroup: &str) -> Result<()> {
+    let cgroup = format!("{}/{cgroup}", bed.node.config().pods().context("a cgroup")?);
+    let mut words = run(bed, &["--detach"], "same", "exec sleep 1000")?;
+    let at = words.iter().position(|word| word.ends_with("/same")).context("its cgroup")?;
+    words[at] = cgroup;
+    elsewhere(bed, &words.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
+}
+
+async fn remove_elsewhere(bed: &Bed) -> Result<()> {
+    elsewhere(bed, &["tasks", "kill", "--signal", "KILL", "same"])?;
+    eventually(
+        || "it does not stop".to_owned(),
+        async || Ok(elsewhere(bed, &["tasks", "list"])?.contains("STOPPED").then_some(())),
+    )
+    .await?;
+    elsewhere(bed, &["tasks", "delete", "--force", "same"])?;
+    elsewhere(bed, &["containers", "delete", "same"]).map(drop)
+}
+
+/// containerd's namespaces know nothing of each other, and each may have a container of this id.
+#[test]
+fn two_namespaces_may_use_one_id() -> Result<()> {
+    on_a_node(async |bed| {
+        elsewhere(bed, &["images", "pull", "--plain-http", &busybox()])?;
+        // The directories of the namespace stay.
+        launch_elsewhere(bed, "first")?;
+        remove_elsewhere(bed).await?;
+        bed.settle()?;
+
+        launch(bed, &[], "same", "exec sleep 1000")?;
+        launch_elsewhere(bed, "second")?;
+        assert_eq!(state(bed, "same")?.context("a task")?.1, "RUNNING");
+        remove(bed, "same").await?;
+        assert!(elsewhere(bed, &["tasks", "list"])?.contains("RUNNING"));
+        remove_elsewhere(bed).await
+    })
 }
