@@ -146,6 +146,9 @@ impl Exec {
     async fn launch(self: &Arc<Self>, container: &Container, pid_files: &PidFiles) -> Result<()> {
         let bundle = container.bundle();
         let (stdio, streams) = Stdio::open(&self.ends, Owner::Exec).await?;
+        if container.is_paused() {
+            return Err(Error::state("exec in", container.id(), "it is paused"));
+        }
         *lock(&self.life.stdio) = stdio;
         lock(&self.life.stdio).begin(container.buffers())?;
         let spec = Scratch(bundle.join(format!("exec-{}.json", self.serial)));
@@ -227,7 +230,8 @@ impl Exec {
         let Some(started) = self.started.get() else {
             return Err(Error::state("signal", &self.id, "it has not been started"));
         };
-        let over = self.life.ended().is_some();
+        // Reaped, its number may be another process's already.
+        let over = started.process.has_ended();
         if let (Some(guest), Some(pid)) = (container.guest(), started.guest) {
             return self.kill_guest(guest, pid, wanted).await;
         }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::Config;
 use crate::command::{self, Said};
 use crate::netstack;
+use crate::process::own_program;
 use crate::reaper::Reaper;
 
 /// A runtime that does not say its name by then has none that we know.
@@ -78,7 +79,7 @@ impl Flavour {
 
     /// The program of a call, to which its arguments are added.
     pub(crate) fn program(self, binary: &Path, verb: &str, network: Network) -> Spawn {
-        match std::env::current_exe() {
+        match own_program() {
             Ok(own) if self == Self::Runsc && verb == "start" && network == Network::Own => {
                 Spawn::new(own).arg(netstack::VERB).arg(binary)
             }

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{self, Said};
 use crate::error::{Error, Result};
-use crate::process::{Ended, Life};
+use crate::process::{Ended, Life, own_program};
 use crate::reaper::{Reaper, Watched};
 use crate::stdio::Stdio;
 
@@ -215,7 +215,7 @@ async fn fork(
     cgroup: Option<&Cgroup>,
     request: &PauseRequest,
 ) -> Result<Pid> {
-    let own = std::env::current_exe().map_err(|e| Error::file("find", "own program", e))?;
+    let own = own_program()?;
     let (mut answer, stdout) = Said::new()?;
     let (mut said, stderr) = Said::new()?;
     let mut program = Spawn::new(own)

@@ -5,6 +5,7 @@
 //!  Created ─▶ Starting ──▶ Running ──▶ Ended       (init; Created has a pid already)
 //! ```
 
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -169,6 +170,16 @@ impl Program {
             interval = (interval * 2).min(Duration::from_millis(50));
         }
     }
+}
+
+/// This very program, also where its file was replaced or removed meanwhile: a pod outlives that.
+pub(crate) fn own_program() -> Result<PathBuf> {
+    const RUNS: &str = "/proc/self/exe";
+    let path = std::env::current_exe().map_err(|e| Error::file("find", "own program", e))?;
+    let is =
+        |path: &std::path::Path| rustix::fs::stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino));
+    let there = is(&path).is_some_and(|there| Some(there) == is(RUNS.as_ref()));
+    Ok(if there { path } else { RUNS.into() })
 }
 
 /// Reads a signal's number from a request.

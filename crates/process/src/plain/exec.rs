@@ -73,6 +73,10 @@ impl Exec {
 
     async fn launch<S: Shim>(self: &Arc<Self>, container: &Arc<Container<S>>) -> Result<()> {
         let (mut stdio, streams) = open(&self.ends, Owner::Exec).await?;
+        // A process that is born in a frozen cgroup would stop this one, which waits for its exec.
+        if container.is_paused() {
+            return Err(Error::state("exec in", &container.bundle.id, "it is paused"));
+        }
         stdio.begin(&container.shared.buffers)?;
         *lock(&self.life.stdio) = stdio;
         let (namespaces, mounts) = Launch::namespaces_of(container.process.pid())?;
@@ -122,7 +126,8 @@ impl Exec {
             return Err(Error::NotFound { what: "running exec", id: self.id.clone() });
         }
         if wanted == Signal::KILL {
-            Place::kill_tree(process.raw_pid(), false);
+            // Reaped, its number may be another process's already.
+            Place::kill_tree(process.raw_pid(), process.has_ended());
         }
         container.shared.shim.kill(process, wanted).await
     }

@@ -18,6 +18,7 @@ use super::inside::VERB;
 use super::spec::{Bundle, Program};
 use crate::command::memory_holding;
 use crate::error::{Error, Result};
+use crate::process::own_program;
 use crate::pump::lock;
 use crate::reaper::{Reaper, Watched};
 use crate::runtime::Streams;
@@ -97,7 +98,7 @@ impl Launch {
     /// Starts this very program again as the process: it waits for its start and then does what
     /// [`super::Shim::inside`] says.
     pub fn again(mut self) -> Result<Process> {
-        let own = std::env::current_exe().map_err(|e| Error::file("find", "own program", e))?;
+        let own = own_program()?;
         let (ours, theirs) = UnixStream::pair().map_err(|e| Error::file("make", "socket", e))?;
         ours.set_nonblocking(true).map_err(|e| Error::file("set up", "socket", e))?;
         let stdin = match self.streams[0].replace(theirs.into()) {
@@ -172,6 +173,10 @@ impl Process {
     /// Its pid.
     pub fn pid(&self) -> u32 {
         self.watched.pid().as_raw_pid().cast_unsigned()
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.watched.has_ended()
     }
 
     pub(super) fn raw_pid(&self) -> berth_sys::Pid {

@@ -108,8 +108,12 @@ async fn a_frozen_container_can_be_thawed_and_killed() {
         pod.container("c", "sleep 1000").run().await;
         let pause = PauseRequest { id: "c".into(), ..Default::default() };
         let resume = ResumeRequest { id: "c".into(), ..Default::default() };
+        let command = Exec { id: "e", script: "exit 0", ..Default::default() };
+        pod.exec("c", command).await.unwrap();
         pod.task.pause(soon(), &pause).await.unwrap();
         assert_eq!(pod.state_of("c", "").await.unwrap().status, Status::PAUSED.into());
+        let refused = code(pod.start_process("c", "e").await);
+        assert_eq!(refused, Code::FAILED_PRECONDITION, "it could not get as far as its program");
         pod.task.resume(soon(), &resume).await.unwrap();
         assert_eq!(pod.state_of("c", "").await.unwrap().status, Status::RUNNING.into());
         pod.task.pause(soon(), &pause).await.unwrap();

@@ -10,8 +10,9 @@ mod wasm;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
-use berth_testkit::bed::{Bed, on_a_node_with};
+use berth_testkit::bed::{Bed, busybox, on_a_node_with};
 use berth_testkit::config::{Config, Daemon};
+use berth_testkit::specs::Container;
 
 /// What a shim need not have: the rest of the list applies all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +173,27 @@ mod by_wasm {
     conforms!(wasm wasm restart {});
     conforms!(wasm wasm last_words {});
     conforms!(wasm wasm death {});
+}
+
+/// A shim serves its pod to the end also when its file was replaced meanwhile, as by an upgrade.
+#[test]
+fn a_pod_outlives_its_shims_program() -> Result<()> {
+    let mut subject = Subject::guide()?;
+    let dir = tempfile::tempdir()?;
+    let program = dir.path().join("containerd-shim-guide-v1");
+    let original = std::mem::replace(&mut subject.shim, program.clone());
+    std::fs::copy(&original, &program)?;
+    subject.on_a_node(async |bed| {
+        let (pod, id) = bed.idle("old").await?;
+        std::fs::remove_file(&program)?;
+        std::fs::copy(&original, &program)?;
+        assert_eq!(bed.cri.shell(&id, "echo works").await?, "works");
+        bed.cri.launch(&pod, &Container::idle("b", &busybox())).await?;
+        std::fs::remove_file(&program)?;
+        bed.cri.launch(&pod, &Container::idle("c", &busybox())).await?;
+        // The pod's end needs it, where its shim does not end as it should.
+        std::fs::copy(&original, &program).map(drop).context("the program")
+    })
 }
 
 /// What a shim says in its `log` fifo, and what it publishes by running the daemon's own binary.
