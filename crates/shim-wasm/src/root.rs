@@ -29,6 +29,9 @@ pub(crate) fn enter(bundle: &Bundle) -> Result<()> {
         mounts::attach(tree, destination)?;
         mounts::remount_bind(destination, mounts::Options::parse(options).flags)?;
     }
+    if bundle.spec.root.readonly {
+        mounts::remount_bind("/", mounts::Options::parse(["ro"]).flags)?;
+    }
     Ok(())
 }
 

@@ -101,6 +101,14 @@ pub(super) async fn namespaces(bed: &mut Bed, _: &Subject) -> Result<()> {
     assert_eq!(says("volume", mounted).await?, "from a volume");
     assert_eq!(says("name", does("name", &["file", "/etc/hostname"])).await?, "given");
 
+    let locked = does("locked", &["idle"]).security(|security| security.readonly_rootfs = true);
+    let id = cri.launch(&pod, &locked).await?;
+    let table = format!("/proc/{}/mountinfo", bed.pid(&id).await?);
+    let table = fs::read_to_string(bed.node.path(&table))?;
+    let root = table.lines().find(|line| line.split(' ').nth(4) == Some("/"));
+    let flags = root.and_then(|line| line.split(' ').nth(5)).context("a root")?;
+    assert!(flags.starts_with("ro"), "{table}");
+
     // The network is the pod's.
     let ip = cri.pod_status(&pod.id).await?.network.context("a network")?.ip;
     let id = cri.launch(&pod, &does("idle", &["idle"])).await?;
