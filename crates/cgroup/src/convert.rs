@@ -27,9 +27,29 @@ pub fn linear_weight(shares: u64) -> Option<u64> {
     Some(1 + ((shares - 2) * 9999) / 262_142)
 }
 
+/// The name that cgroups have for huge pages of this size, from that of their directory in sysfs:
+/// `hugepages-2048kB` → `2MB`.
+pub(crate) fn hugepage_size(directory: &str) -> Option<String> {
+    let kilobytes: u64 = directory.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+    Some(match kilobytes {
+        size if size >= 1 << 20 => format!("{}GB", size >> 20),
+        size if size >= 1 << 10 => format!("{}MB", size >> 10),
+        size => format!("{size}KB"),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn huge_pages_have_the_names_of_their_cgroup_files() {
+        for (directory, name) in [("2048", "2MB"), ("1048576", "1GB"), ("64", "64KB")] {
+            let directory = format!("hugepages-{directory}kB");
+            assert_eq!(hugepage_size(&directory).as_deref(), Some(name));
+        }
+        assert_eq!(hugepage_size("nr_hugepages"), None);
+    }
 
     #[test]
     fn the_fixed_points_of_the_curve() {

@@ -39,7 +39,7 @@ pub use members::Remaining;
 pub use oom::OomWatch;
 pub use path::CgroupPath;
 pub use resources::{HugepageLimit, Resources};
-pub use stats::{Cpu, Memory, Pids, Stats, Swap, Throttling, Usage};
+pub use stats::{Cpu, Hugepages, Memory, MemoryDetail, Pids, Stats, Swap, Throttling, Usage};
 
 /// The generation of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -115,6 +115,10 @@ trait Layout: Send + Sync + std::fmt::Debug {
     fn tasks(&self, path: &CgroupPath) -> Result<Option<u64>>;
     fn throttling(&self, path: &CgroupPath) -> Result<Option<Throttling>>;
     fn memory_stat(&self, path: &CgroupPath) -> Result<Vec<(String, u64)>>;
+    fn memory_detail(&self, path: &CgroupPath) -> Result<Option<MemoryDetail>>;
+    fn hugepages(&self, path: &CgroupPath, size: &str) -> Result<Option<Hugepages>>;
+    /// The one directory whose tree has every process, to be read for figures.
+    fn population(&self, path: &CgroupPath) -> Option<PathBuf>;
     fn io(&self, path: &CgroupPath) -> Result<Vec<DeviceIo>>;
     fn pressures(&self, path: &CgroupPath) -> Result<Option<Pressures>>;
 }
@@ -142,6 +146,15 @@ impl Cgroups {
     /// v1 hierarchies: each directory with the controllers that are mounted there.
     pub fn v1_at(hierarchies: impl IntoIterator<Item = (PathBuf, Vec<Controller>)>) -> Self {
         Self { layout: Arc::new(v1::V1::new(hierarchies.into_iter().collect())) }
+    }
+
+    /// The sizes of huge pages that this machine has, as cgroups name them: `2MB`, `1GB`.
+    pub fn hugepage_sizes() -> Vec<String> {
+        let sizes = std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
+        let mut sizes: Vec<_> =
+            sizes.filter_map(|entry| convert::hugepage_size(entry.file_name().to_str()?)).collect();
+        sizes.sort();
+        sizes
     }
 
     /// The generation that is in use here.
@@ -290,6 +303,24 @@ impl Cgroup {
     /// those with all below it).
     pub fn memory_stat(&self) -> Result<Vec<(String, u64)>> {
         self.layout.memory_stat(&self.path)
+    }
+
+    /// Memory in more detail; `None` without the `memory` controller.
+    pub fn memory_detail(&self) -> Result<Option<MemoryDetail>> {
+        self.layout.memory_detail(&self.path)
+    }
+
+    /// Huge pages of these sizes (see [`Cgroups::hugepage_sizes`]), for it and all below it; those that are
+    /// not accounted for are left out.
+    pub fn hugepages(&self, sizes: &[String]) -> Result<Vec<Hugepages>> {
+        let of = |size: &String| self.layout.hugepages(&self.path, size).transpose();
+        sizes.iter().filter_map(of).collect()
+    }
+
+    /// Its processes and all below it, from one hierarchy alone: for figures. Who is to be killed is
+    /// told by [`Cgroup::processes`].
+    pub fn population(&self) -> Result<Vec<Pid>> {
+        members::below(self.layout.population(&self.path).as_slice())
     }
 
     /// Block I/O by device, for it and all below it.

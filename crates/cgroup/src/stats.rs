@@ -67,6 +67,41 @@ pub struct Swap {
     pub limit: Option<u64>,
 }
 
+/// Memory in more detail, for monitors; bytes where nothing else is said. What the kernel does not
+/// tell is 0, or none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryDetail {
+    /// The page cache (v1: total_cache; v2: file).
+    pub cache: u64,
+    /// Mapped files.
+    pub mapped_file: u64,
+    /// Memory of the kernel's own.
+    pub kernel: u64,
+    /// File pages in use.
+    pub active_file: u64,
+    /// File pages that the kernel could drop at once.
+    pub inactive_file: u64,
+    /// The most that was ever used (v2: Linux 5.19).
+    pub peak: Option<u64>,
+    /// How often the limit was hit (v1: memory.failcnt; v2: `max` of memory.events).
+    pub limit_hits: u64,
+    /// Page faults of it alone, where those below are counted apart (v1).
+    pub own_page_faults: Option<u64>,
+    /// Of these, with a read from disk.
+    pub own_major_page_faults: Option<u64>,
+}
+
+/// Huge pages of one size, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hugepages {
+    /// Their size, as in `2MB`.
+    pub size: String,
+    /// In use.
+    pub usage: u64,
+    /// The most that was ever in use (v1).
+    pub peak: Option<u64>,
+}
+
 /// Tasks: processes and their threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pids {

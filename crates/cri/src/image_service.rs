@@ -2,17 +2,17 @@
 
 use berth_proto::cri::v1 as cri;
 use berth_proto::cri::v1::image_service_server::ImageService;
-use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
 use crate::call::Call;
+use crate::messages::Messages;
 use crate::{Cri, rpc};
 
 type Reply<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl ImageService for Cri {
-    type StreamImagesStream = Empty<Result<cri::StreamImagesResponse, Status>>;
+    type StreamImagesStream = Messages<cri::StreamImagesResponse>;
 
     async fn list_images(
         &self,
@@ -60,7 +60,7 @@ impl ImageService for Cri {
         &self,
         request: Request<cri::StreamImagesRequest>,
     ) -> Reply<Self::StreamImagesStream> {
-        let work = async { rpc::stream_images::stream_images(self, request.get_ref()) };
+        let work = async { rpc::stream_images::stream_images(self, request.into_inner()) };
         self.call(Call::read("StreamImages"), work).await
     }
 }

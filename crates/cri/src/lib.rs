@@ -16,6 +16,8 @@ mod describe;
 mod error;
 mod filter;
 mod image_service;
+mod messages;
+mod metrics;
 mod parts;
 mod rpc;
 mod runtime_service;

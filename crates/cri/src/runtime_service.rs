@@ -2,23 +2,22 @@
 
 use berth_proto::cri::v1 as cri;
 use berth_proto::cri::v1::runtime_service_server::RuntimeService;
-use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
 use crate::call::Call;
+use crate::messages::Messages;
 use crate::{Cri, rpc};
 
 type Reply<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl RuntimeService for Cri {
-    type StreamPodSandboxesStream = Empty<Result<cri::StreamPodSandboxesResponse, Status>>;
-    type StreamContainersStream = Empty<Result<cri::StreamContainersResponse, Status>>;
-    type StreamContainerStatsStream = Empty<Result<cri::StreamContainerStatsResponse, Status>>;
-    type StreamPodSandboxStatsStream = Empty<Result<cri::StreamPodSandboxStatsResponse, Status>>;
-    type GetContainerEventsStream = Empty<Result<cri::ContainerEventResponse, Status>>;
-    type StreamPodSandboxMetricsStream =
-        Empty<Result<cri::StreamPodSandboxMetricsResponse, Status>>;
+    type StreamPodSandboxesStream = Messages<cri::StreamPodSandboxesResponse>;
+    type StreamContainersStream = Messages<cri::StreamContainersResponse>;
+    type StreamContainerStatsStream = Messages<cri::StreamContainerStatsResponse>;
+    type StreamPodSandboxStatsStream = Messages<cri::StreamPodSandboxStatsResponse>;
+    type GetContainerEventsStream = Messages<cri::ContainerEventResponse>;
+    type StreamPodSandboxMetricsStream = Messages<cri::StreamPodSandboxMetricsResponse>;
 
     async fn version(&self, request: Request<cri::VersionRequest>) -> Reply<cri::VersionResponse> {
         let request = request.into_inner();
@@ -78,8 +77,8 @@ impl RuntimeService for Cri {
     ) -> Reply<Self::StreamPodSandboxesStream> {
         let request = request.into_inner();
         let call = Call::read("StreamPodSandboxes");
-        self.call(call, async { rpc::stream_pod_sandboxes::stream_pod_sandboxes(self, &request) })
-            .await
+        let work = async { Ok(rpc::stream_pod_sandboxes::stream_pod_sandboxes(self, &request)) };
+        self.call(call, work).await
     }
 
     async fn create_container(
@@ -136,7 +135,8 @@ impl RuntimeService for Cri {
     ) -> Reply<Self::StreamContainersStream> {
         let request = request.into_inner();
         let call = Call::read("StreamContainers");
-        self.call(call, async { rpc::stream_containers::stream_containers(self, &request) }).await
+        let work = async { Ok(rpc::stream_containers::stream_containers(self, &request)) };
+        self.call(call, work).await
     }
 
     async fn container_status(
@@ -221,10 +221,9 @@ impl RuntimeService for Cri {
     ) -> Reply<Self::StreamContainerStatsStream> {
         let request = request.into_inner();
         let call = Call::read("StreamContainerStats");
-        self.call(call, async {
-            rpc::stream_container_stats::stream_container_stats(self, &request)
-        })
-        .await
+        let work =
+            async { Ok(rpc::stream_container_stats::stream_container_stats(self, &request)) };
+        self.call(call, work).await
     }
 
     async fn pod_sandbox_stats(
@@ -251,10 +250,9 @@ impl RuntimeService for Cri {
     ) -> Reply<Self::StreamPodSandboxStatsStream> {
         let request = request.into_inner();
         let call = Call::read("StreamPodSandboxStats");
-        self.call(call, async {
-            rpc::stream_pod_sandbox_stats::stream_pod_sandbox_stats(self, &request)
-        })
-        .await
+        let work =
+            async { Ok(rpc::stream_pod_sandbox_stats::stream_pod_sandbox_stats(self, &request)) };
+        self.call(call, work).await
     }
 
     async fn update_runtime_config(
@@ -288,8 +286,8 @@ impl RuntimeService for Cri {
     ) -> Reply<Self::GetContainerEventsStream> {
         let request = request.into_inner();
         let call = Call::read("GetContainerEvents");
-        self.call(call, async { rpc::get_container_events::get_container_events(self, &request) })
-            .await
+        let work = async { Ok(rpc::get_container_events::get_container_events(self, request)) };
+        self.call(call, work).await
     }
 
     async fn list_metric_descriptors(
@@ -298,10 +296,8 @@ impl RuntimeService for Cri {
     ) -> Reply<cri::ListMetricDescriptorsResponse> {
         let request = request.into_inner();
         let call = Call::read("ListMetricDescriptors");
-        self.call(call, async {
-            rpc::list_metric_descriptors::list_metric_descriptors(self, &request)
-        })
-        .await
+        let work = async { Ok(rpc::list_metric_descriptors::list_metric_descriptors(&request)) };
+        self.call(call, work).await
     }
 
     async fn list_pod_sandbox_metrics(
@@ -310,10 +306,8 @@ impl RuntimeService for Cri {
     ) -> Reply<cri::ListPodSandboxMetricsResponse> {
         let request = request.into_inner();
         let call = Call::read("ListPodSandboxMetrics");
-        self.call(call, async {
-            rpc::list_pod_sandbox_metrics::list_pod_sandbox_metrics(self, &request)
-        })
-        .await
+        self.call(call, rpc::list_pod_sandbox_metrics::list_pod_sandbox_metrics(self, request))
+            .await
     }
 
     async fn stream_pod_sandbox_metrics(
@@ -322,10 +316,10 @@ impl RuntimeService for Cri {
     ) -> Reply<Self::StreamPodSandboxMetricsStream> {
         let request = request.into_inner();
         let call = Call::read("StreamPodSandboxMetrics");
-        self.call(call, async {
-            rpc::stream_pod_sandbox_metrics::stream_pod_sandbox_metrics(self, &request)
-        })
-        .await
+        let work = async {
+            Ok(rpc::stream_pod_sandbox_metrics::stream_pod_sandbox_metrics(self, &request))
+        };
+        self.call(call, work).await
     }
 
     async fn runtime_config(

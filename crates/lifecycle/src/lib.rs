@@ -14,6 +14,7 @@ mod carry;
 mod convert;
 mod effect;
 mod error;
+mod events;
 mod exec;
 mod family;
 mod figures;
@@ -33,6 +34,7 @@ mod start;
 pub mod view;
 
 pub use error::Error;
+pub use events::{Change, Happening, Listening, Silence};
 pub use figures::Step;
 pub use guests::GuestUsage;
 pub use handlers::{Offer, Offered};

@@ -10,6 +10,7 @@ use berth_pod::{ContainerId, Kind, SandboxId};
 use tokio::sync::mpsc;
 
 use crate::effect::{Context, cancel, connection};
+use crate::events::Listening;
 use crate::exec::{self, not_running};
 use crate::figures::Step;
 use crate::handlers::{Chosen, Offered};
@@ -136,6 +137,16 @@ impl Node {
         let (full, entry) = self.shared.registry.sandbox(id)?;
         let view = entry.view.filter(|v| v.listed);
         view.ok_or_else(|| not_found("sandbox", full.as_str()))
+    }
+
+    /// Everything that happens to pods and containers from now on, as they come to be listed.
+    pub fn listen(&self) -> Listening {
+        self.shared.feed.listen()
+    }
+
+    /// Ends every listening: the daemon ends.
+    pub fn end_listening(&self) {
+        self.shared.feed.end();
     }
 
     /// Creates a container in a ready sandbox.

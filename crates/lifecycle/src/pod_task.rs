@@ -198,7 +198,9 @@ impl PodTask {
             Message::Saved(generation, result) => {
                 let saving = self.on_disk.saving.take_if(|(of, _)| *of == generation);
                 if let (Some((_, record)), Ok(())) = (saving, &result) {
-                    self.on_disk.saved = Some(record);
+                    let before = self.on_disk.saved.replace(record);
+                    let now = self.on_disk.saved.as_deref();
+                    self.shared.feed.tell(before.as_deref(), now, self.view.as_ref());
                 }
                 Event::Saved(generation, result)
             }
@@ -217,6 +219,7 @@ impl PodTask {
     fn leave(&mut self) {
         let record = self.machine.record();
         self.shared.registry.remove(&record.id, &record.spec.spec.name);
+        self.shared.feed.tell(self.on_disk.saved.as_deref(), None, self.view.as_ref());
         self.shared.tidy_handlers();
         let files = Layout(&self.shared.settings).sandbox_files(&record.id);
         tokio::spawn(effect::drop_files(files));

@@ -15,6 +15,7 @@ use berth_records::Records;
 use berth_shim_client::{Event, Events, Form, Shim};
 
 use crate::carry::Carriers;
+use crate::events::Feed;
 use crate::figures::Figures;
 use crate::handlers::Handlers;
 use crate::kept::Budget;
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) cgroups: Cgroups,
     pub(crate) records: Records,
     pub(crate) registry: Registry,
+    /// Who listens to what happens.
+    pub(crate) feed: Feed,
     pub(crate) leftovers: Leftovers,
     pub(crate) figures: Figures,
     /// What commands have said and nobody has been told yet.
@@ -93,6 +96,7 @@ impl Shared {
             jobs_enter: made.jobs_enter,
             holders_enter: made.holders_enter,
             registry: Registry::default(),
+            feed: Feed::default(),
             leftovers: Leftovers::default(),
             figures: Figures::default(),
             said: Arc::default(),

@@ -15,6 +15,8 @@ pub struct Method {
     pub name: String,
     /// The name of its request, as `RunPodSandboxRequest`.
     pub request: String,
+    /// It answers with any number of messages.
+    pub streams: bool,
     path: String,
 }
 
@@ -30,6 +32,7 @@ pub fn methods() -> anyhow::Result<Vec<Method>> {
             .map(|method| Method {
                 name: method.name().to_owned(),
                 request: method.input().name().to_owned(),
+                streams: method.is_server_streaming(),
                 path: format!("/{own}/{}", method.name()),
             })
             .collect();
@@ -49,6 +52,27 @@ impl Cri {
         let path = PathAndQuery::try_from(method.path.as_str())
             .map_err(|why| Status::new(Code::Unknown, why.to_string()))?;
         grpc.unary(in_time(bytes), path, Bytes).await.map(tonic::Response::into_inner)
+    }
+
+    /// Sends these bytes as the request of a method that answers with a stream, and gives the bytes of
+    /// its messages; of a stream without an end, whether it begins.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn send_for_many(&self, method: &Method, bytes: Vec<u8>) -> Answer<Vec<Vec<u8>>> {
+        let mut grpc = tonic::client::Grpc::new(self.channel.clone());
+        grpc.ready().await.map_err(|why| Status::unavailable(why.to_string()))?;
+        let path = PathAndQuery::try_from(method.path.as_str())
+            .map_err(|why| Status::new(Code::Unknown, why.to_string()))?;
+        let answer = grpc.server_streaming(in_time(bytes), path, Bytes).await?;
+        let (mut stream, mut messages) = (answer.into_inner(), Vec::new());
+        if method.name == "GetContainerEvents" {
+            return Ok(messages);
+        }
+        while let Some(message) = stream.message().await? {
+            messages.push(message);
+        }
+        Ok(messages)
     }
 }
 

@@ -116,6 +116,7 @@ async fn serve(config: &Config, path: Option<&Path>, level: Level) -> anyhow::Re
     let reload_now = reload.asked();
     tracing::info!(socket = %config.socket.display(), "serving CRI");
     let network = Arc::clone(&wired.network);
+    let node = wired.node.clone();
     let mut server = tokio::spawn(answer(listener, wired, stop.clone()));
     notify.ready();
     let mut reload = tokio::spawn(reload.run());
@@ -128,6 +129,7 @@ async fn serve(config: &Config, path: Option<&Path>, level: Level) -> anyhow::Re
     reload.abort();
     notify.stopping();
     stop.cancel();
+    node.end_listening();
     let end = async {
         let ended = server.await;
         if network.is_busy() {

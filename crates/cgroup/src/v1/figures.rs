@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::files::{self, field};
 use crate::io::{self, DeviceIo};
 use crate::path::CgroupPath;
-use crate::stats::{Cpu, Memory, Pids, Stats, Swap, Throttling, Usage};
+use crate::stats::{Cpu, Hugepages, Memory, MemoryDetail, Pids, Stats, Swap, Throttling, Usage};
 use crate::{Controller, Layout};
 
 pub(super) fn stats(v1: &V1, path: &CgroupPath) -> Result<Stats> {
@@ -97,6 +97,41 @@ impl Stat {
         }
         stat
     }
+}
+
+pub(super) fn memory_detail(v1: &V1, path: &CgroupPath) -> Result<Option<MemoryDetail>> {
+    let Some(directory) = v1.directory(path, Controller::Memory) else { return Ok(None) };
+    let number = |name: &str| files::number_if_there::<u64>(&directory.join(name));
+    let detail = files::read(&directory.join("memory.stat"), |text| {
+        let mut detail = MemoryDetail::default();
+        for (key, value) in files::lines(text) {
+            match key {
+                "total_cache" => detail.cache = value,
+                "total_mapped_file" => detail.mapped_file = value,
+                "total_active_file" => detail.active_file = value,
+                "total_inactive_file" => detail.inactive_file = value,
+                "pgfault" => detail.own_page_faults = Some(value),
+                "pgmajfault" => detail.own_major_page_faults = Some(value),
+                _ => {}
+            }
+        }
+        detail
+    })?;
+    Ok(Some(MemoryDetail {
+        kernel: number("memory.kmem.usage_in_bytes")?.unwrap_or(0),
+        peak: number("memory.max_usage_in_bytes")?,
+        limit_hits: number("memory.failcnt")?.unwrap_or(0),
+        ..detail
+    }))
+}
+
+pub(super) fn hugepages(v1: &V1, path: &CgroupPath, size: &str) -> Result<Option<Hugepages>> {
+    let Some(directory) = v1.directory(path, Controller::Hugetlb) else { return Ok(None) };
+    let number = |end: &str| {
+        files::number_if_there(&directory.join(format!("hugetlb.{size}.{end}_in_bytes")))
+    };
+    let Some(usage) = number("usage")? else { return Ok(None) };
+    Ok(Some(Hugepages { size: size.to_owned(), usage, peak: number("max_usage")? }))
 }
 
 /// How many tasks there are.

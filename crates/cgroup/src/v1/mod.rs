@@ -12,7 +12,7 @@ use crate::members::Remaining;
 use crate::oom::OomWatch;
 use crate::path::CgroupPath;
 use crate::resources::Resources;
-use crate::stats::{Stats, Throttling, Usage};
+use crate::stats::{Hugepages, MemoryDetail, Stats, Throttling, Usage};
 use crate::{Controller, Extent, Layout, Version, files, kill, members};
 
 /// The v1 hierarchies of this machine.
@@ -153,6 +153,19 @@ impl Layout for V1 {
         files::read(&directory.join("memory.stat"), |text| {
             files::lines(text).map(|(key, value)| (key.to_owned(), value)).collect()
         })
+    }
+
+    fn memory_detail(&self, path: &CgroupPath) -> Result<Option<MemoryDetail>> {
+        figures::memory_detail(self, path)
+    }
+
+    fn hugepages(&self, path: &CgroupPath, size: &str) -> Result<Option<Hugepages>> {
+        figures::hugepages(self, path, size)
+    }
+
+    fn population(&self, path: &CgroupPath) -> Option<PathBuf> {
+        let by = [Controller::Pids, Controller::Memory, Controller::Freezer];
+        by.iter().find_map(|controller| self.directory(path, *controller))
     }
 
     fn io(&self, path: &CgroupPath) -> Result<Vec<DeviceIo>> {

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use crate::error::Result;
 use crate::files::{self, field};
 use crate::io::{self, DeviceIo, Pressure, Pressures};
-use crate::stats::{Cpu, Memory, Pids, Stats, Swap, Throttling, Usage};
+use crate::stats::{Cpu, Hugepages, Memory, MemoryDetail, Pids, Stats, Swap, Throttling, Usage};
 
 const NS_PER_US: u64 = 1000;
 
@@ -66,6 +66,35 @@ fn memory(directory: &Path) -> Result<Option<Memory>> {
             limit,
         }
     })
+}
+
+pub(super) fn memory_detail(directory: &Path) -> Result<Option<MemoryDetail>> {
+    let detail = files::read_if_there(&directory.join("memory.stat"), |text| {
+        let mut detail = MemoryDetail::default();
+        for (key, value) in files::lines(text) {
+            match key {
+                "file" => detail.cache = value,
+                "file_mapped" => detail.mapped_file = value,
+                "kernel" => detail.kernel = value,
+                "active_file" => detail.active_file = value,
+                "inactive_file" => detail.inactive_file = value,
+                _ => {}
+            }
+        }
+        detail
+    })?;
+    let Some(detail) = detail else { return Ok(None) };
+    let hits = files::read_if_there(&directory.join("memory.events"), |text| field(text, "max"))?;
+    Ok(Some(MemoryDetail {
+        peak: files::number_if_there(&directory.join("memory.peak"))?,
+        limit_hits: hits.flatten().unwrap_or(0),
+        ..detail
+    }))
+}
+
+pub(super) fn hugepages(directory: &Path, size: &str) -> Result<Option<Hugepages>> {
+    let usage = files::number_if_there(&directory.join(format!("hugetlb.{size}.current")))?;
+    Ok(usage.map(|usage| Hugepages { size: size.to_owned(), usage, peak: None }))
 }
 
 pub(super) fn throttling(directory: &Path) -> Result<Option<Throttling>> {

@@ -14,7 +14,7 @@ use crate::members::Remaining;
 use crate::oom::OomWatch;
 use crate::path::CgroupPath;
 use crate::resources::Resources;
-use crate::stats::{Stats, Throttling, Usage};
+use crate::stats::{Hugepages, MemoryDetail, Stats, Throttling, Usage};
 use crate::{Controller, Extent, Layout, Version, files, kill};
 
 /// The v2 hierarchy of this machine.
@@ -133,6 +133,18 @@ impl Layout for V2 {
         files::read(&path.under(&self.root).join("memory.stat"), |text| {
             files::lines(text).map(|(key, value)| (key.to_owned(), value)).collect()
         })
+    }
+
+    fn memory_detail(&self, path: &CgroupPath) -> Result<Option<MemoryDetail>> {
+        figures::memory_detail(&path.under(&self.root))
+    }
+
+    fn hugepages(&self, path: &CgroupPath, size: &str) -> Result<Option<Hugepages>> {
+        figures::hugepages(&path.under(&self.root), size)
+    }
+
+    fn population(&self, path: &CgroupPath) -> Option<PathBuf> {
+        Some(path.under(&self.root))
     }
 
     fn io(&self, path: &CgroupPath) -> Result<Vec<DeviceIo>> {

@@ -1,5 +1,8 @@
 //! ListContainers: the kubelet asks every second.
 
+use std::sync::Arc;
+
+use berth_lifecycle::ContainerView;
 use berth_proto::cri::v1 as cri;
 
 use crate::{Cri, describe, filter};
@@ -8,10 +11,19 @@ pub(crate) fn list_containers(
     cri: &Cri,
     request: &cri::ListContainersRequest,
 ) -> cri::ListContainersResponse {
-    let filter = filter::Containers::new(request.filter.as_ref());
-    let all = cri.parts.node.containers();
-    let fitting = all.iter().filter(|container| filter.admits(container));
+    let containers = admitted(cri, request.filter.as_ref());
     cri::ListContainersResponse {
-        containers: fitting.map(|container| describe::container_entry(container)).collect(),
+        containers: containers.iter().map(|one| describe::container_entry(one)).collect(),
     }
+}
+
+/// The containers that a filter admits.
+pub(super) fn admitted(
+    cri: &Cri,
+    filter: Option<&cri::ContainerFilter>,
+) -> Vec<Arc<ContainerView>> {
+    let filter = filter::Containers::new(filter);
+    let mut containers = cri.parts.node.containers();
+    containers.retain(|container| filter.admits(container));
+    containers
 }

@@ -1,12 +1,11 @@
-//! ListMetricDescriptors: not there yet.
+//! ListMetricDescriptors.
 
-use berth_proto::cri::v1::ListMetricDescriptorsRequest;
+use berth_proto::cri::v1 as cri;
 
-use crate::{Cri, Error};
+use crate::metrics;
 
-pub(crate) fn list_metric_descriptors<T>(
-    _cri: &Cri,
-    _request: &ListMetricDescriptorsRequest,
-) -> Result<T, Error> {
-    Err(Error::Unimplemented("ListMetricDescriptors"))
+pub(crate) fn list_metric_descriptors(
+    _request: &cri::ListMetricDescriptorsRequest,
+) -> cri::ListMetricDescriptorsResponse {
+    cri::ListMetricDescriptorsResponse { descriptors: metrics::descriptors() }
 }

@@ -1,5 +1,8 @@
 //! ListPodSandbox: the kubelet asks every second.
 
+use std::sync::Arc;
+
+use berth_lifecycle::PodView;
 use berth_proto::cri::v1 as cri;
 
 use crate::{Cri, describe, filter};
@@ -8,8 +11,14 @@ pub(crate) fn list_pod_sandbox(
     cri: &Cri,
     request: &cri::ListPodSandboxRequest,
 ) -> cri::ListPodSandboxResponse {
-    let filter = filter::Pods::new(request.filter.as_ref());
-    let pods = cri.parts.node.sandboxes();
-    let items = pods.iter().filter(|pod| filter.admits(pod)).map(|pod| describe::pod_entry(pod));
-    cri::ListPodSandboxResponse { items: items.collect() }
+    let pods = admitted(cri, request.filter.as_ref());
+    cri::ListPodSandboxResponse { items: pods.iter().map(|pod| describe::pod_entry(pod)).collect() }
+}
+
+/// The pods that a filter admits.
+pub(super) fn admitted(cri: &Cri, filter: Option<&cri::PodSandboxFilter>) -> Vec<Arc<PodView>> {
+    let filter = filter::Pods::new(filter);
+    let mut pods = cri.parts.node.sandboxes();
+    pods.retain(|pod| filter.admits(pod));
+    pods
 }

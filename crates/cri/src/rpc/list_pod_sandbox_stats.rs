@@ -1,5 +1,8 @@
 //! ListPodSandboxStats.
 
+use std::sync::Arc;
+
+use berth_lifecycle::PodView;
 use berth_proto::cri::v1 as cri;
 
 use super::on_thread;
@@ -9,15 +12,31 @@ pub(crate) async fn list_pod_sandbox_stats(
     cri: &Cri,
     request: cri::ListPodSandboxStatsRequest,
 ) -> Result<cri::ListPodSandboxStatsResponse, Error> {
-    let filter = filter::Pods::of_stats(request.filter.as_ref());
+    let pods = admitted(cri, request.filter.as_ref());
+    Ok(cri::ListPodSandboxStatsResponse { stats: read(cri.clone(), pods).await? })
+}
+
+/// The pods that a filter admits.
+pub(super) fn admitted(
+    cri: &Cri,
+    filter: Option<&cri::PodSandboxStatsFilter>,
+) -> Vec<Arc<PodView>> {
+    let filter = filter::Pods::of_stats(filter);
     let mut pods = cri.parts.node.sandboxes();
     pods.retain(|pod| filter.admits(pod));
+    pods
+}
+
+/// The figures of these pods.
+pub(super) async fn read(
+    cri: Cri,
+    pods: Vec<Arc<PodView>>,
+) -> Result<Vec<cri::PodSandboxStats>, Error> {
     let containers: Vec<_> = pods.iter().flat_map(|pod| pod.containers.clone()).collect();
     let guests = cri.parts.node.guest_usage(&containers).await;
-    let cri = cri.clone();
     let read = move || {
         stats::forget_others(&cri);
         stats::pod_stats(&cri, &pods, &guests)
     };
-    Ok(cri::ListPodSandboxStatsResponse { stats: on_thread("statistics", read).await? })
+    on_thread("statistics", read).await
 }

@@ -40,7 +40,7 @@ pub(crate) fn container_stats(
 }
 
 /// Has it a cgroup to read?
-pub(super) fn is_alive(container: &ContainerView) -> bool {
+pub(crate) fn is_alive(container: &ContainerView) -> bool {
     matches!(container.state, ContainerState::Running | ContainerState::Unknown)
 }
 

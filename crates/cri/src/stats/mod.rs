@@ -5,10 +5,10 @@
 
 mod container;
 mod figures;
-mod network;
+pub(crate) mod network;
 mod pod;
 mod samples;
 
-pub(crate) use container::{container_stats, forget_others};
-pub(crate) use pod::pod_stats;
+pub(crate) use container::{container_stats, forget_others, is_alive};
+pub(crate) use pod::{place, pod_stats};
 pub(crate) use samples::Samples;

@@ -10,20 +10,27 @@ const STACK: usize = 128 << 10;
 
 /// Counters of one interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Interface {
-    pub(super) name: String,
-    pub(super) rx_bytes: u64,
-    pub(super) rx_errors: u64,
-    pub(super) tx_bytes: u64,
-    pub(super) tx_errors: u64,
+pub(crate) struct Interface {
+    pub(crate) name: String,
+    pub(crate) received: Traffic,
+    pub(crate) sent: Traffic,
+}
+
+/// Counters of one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    pub(crate) bytes: u64,
+    pub(crate) packets: u64,
+    pub(crate) errors: u64,
+    pub(crate) dropped: u64,
 }
 
 /// A pod's network namespace, and the processes that should be in it.
-pub(super) struct Place {
+pub(crate) struct Place {
     /// Our pin of it.
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
     /// First processes of the pod's containers.
-    pub(super) pids: Vec<u32>,
+    pub(crate) pids: Vec<u32>,
 }
 
 /// Reads the counters in each namespace; none where there is none, or it is gone.
@@ -31,7 +38,7 @@ pub(super) struct Place {
 /// Through a process in it, where one is: to enter a namespace costs a millisecond. For the others a
 /// thread of its own goes from one to the next and ends there: no thread that does other work ever
 /// leaves the node's namespace. The paths are our own pins, and nothing in it waits.
-pub(super) fn read(places: Vec<Option<Place>>) -> Vec<Option<Vec<Interface>>> {
+pub(crate) fn read(places: Vec<Option<Place>>) -> Vec<Option<Vec<Interface>>> {
     let mut read: Vec<_> = places.iter().map(|place| through_process(place.as_ref()?)).collect();
     let left: Vec<_> = (0..read.len()).filter(|at| read[*at].is_none()).collect();
     let path = |at: &usize| places[*at].as_ref().map(|place| place.path.clone());
@@ -80,13 +87,12 @@ fn parse(text: &str) -> Vec<Interface> {
     let line = |line: &str| {
         let (name, numbers) = line.split_once(':')?;
         let numbers: Vec<u64> = numbers.split_whitespace().map_while(|n| n.parse().ok()).collect();
-        Some(Interface {
-            name: name.trim().to_owned(),
-            rx_bytes: *numbers.first()?,
-            rx_errors: *numbers.get(2)?,
-            tx_bytes: *numbers.get(8)?,
-            tx_errors: *numbers.get(10)?,
-        })
+        let direction = |at: usize| match *numbers.get(at..at + 4)? {
+            [bytes, packets, errors, dropped] => Some(Traffic { bytes, packets, errors, dropped }),
+            _ => None,
+        };
+        let name = name.trim().to_owned();
+        Some(Interface { name, received: direction(0)?, sent: direction(8)? })
     };
     text.lines().skip(2).filter_map(line).collect()
 }
@@ -98,13 +104,14 @@ mod tests {
     #[test]
     fn the_kernels_table_is_read_by_its_columns() {
         let text = "Inter-|   Receive                            |  Transmit\n face |bytes packets\n    \
-            lo: 1 2 0 0 0 0 0 0 3 4 0 0 0 0 0 0\n  eth0:1500 10 7 0 0 0 0 0 900 8 5 0 0 0 0 0\n";
+            lo: 1 2 0 0 0 0 0 0 3 4 0 0 0 0 0 0\n  eth0:1500 10 7 2 0 0 0 0 900 8 5 1 0 0 0 0\n";
         let interfaces = parse(text);
         assert_eq!(interfaces.len(), 2);
         let eth0 = &interfaces[1];
         assert_eq!(eth0.name, "eth0");
-        assert_eq!((eth0.rx_bytes, eth0.rx_errors), (1500, 7));
-        assert_eq!((eth0.tx_bytes, eth0.tx_errors), (900, 5));
+        let received = Traffic { bytes: 1500, packets: 10, errors: 7, dropped: 2 };
+        let sent = Traffic { bytes: 900, packets: 8, errors: 5, dropped: 1 };
+        assert_eq!((eth0.received, eth0.sent), (received, sent));
     }
 
     #[test]

@@ -23,7 +23,8 @@ pub(crate) fn pod_stats(
     pods.iter().zip(networks).map(|(pod, network)| one(cri, pod, network, guests)).collect()
 }
 
-fn place(pod: &PodView) -> Option<Place> {
+/// Where the counters of a pod's network are; none on the node's network.
+pub(crate) fn place(pod: &PodView) -> Option<Place> {
     let path = pod.netns().filter(|_| pod.record.ready())?.to_owned();
     Some(Place { path, pids: pod.containers.iter().filter_map(|c| c.pid()).collect() })
 }
@@ -68,10 +69,10 @@ fn usage(timestamp: i64, interfaces: Vec<Interface>) -> cri::NetworkUsage {
         .filter(|interface| interface.name != "lo")
         .map(|interface| cri::NetworkInterfaceUsage {
             name: interface.name,
-            rx_bytes: Some(number(interface.rx_bytes)),
-            rx_errors: Some(number(interface.rx_errors)),
-            tx_bytes: Some(number(interface.tx_bytes)),
-            tx_errors: Some(number(interface.tx_errors)),
+            rx_bytes: Some(number(interface.received.bytes)),
+            rx_errors: Some(number(interface.received.errors)),
+            tx_bytes: Some(number(interface.sent.bytes)),
+            tx_errors: Some(number(interface.sent.errors)),
         })
         .partition(|interface| interface.name == DEFAULT_INTERFACE);
     cri::NetworkUsage { timestamp, default_interface: default.pop(), interfaces: others }

@@ -9,11 +9,12 @@ use berth_cni::{Deadlines, Network};
 use berth_image::{Options, Store};
 use berth_oci::CapabilitySet;
 use berth_oci::facts::{AppArmor, Arch, CgroupDriver, CgroupVersion, NodeFacts};
-use berth_pod::SandboxId;
-use berth_pod::record::{PodWish, ShimFact, Slot};
+use berth_pod::record::{ContainerRecord, PodWish, ShimFact, Slot};
 use berth_pod::spec::{
-    Admitted, PidMode, PodName, PodNamespaces, PodOrNode, SandboxSpec, StringMap,
+    Admitted, ContainerName, ContainerSpec, GroupsPolicy, ImageAsked, PidMode, PodName,
+    PodNamespaces, PodOrNode, Profile, Resources, RunAs, SandboxSpec, Security, Stdin, StringMap,
 };
+use berth_pod::{ContainerId, SandboxId};
 use berth_records::Records;
 
 use super::*;
@@ -135,6 +136,47 @@ pub(crate) fn pod() -> PodRecord {
     };
     let spec = Admitted { spec, digest: "d".into(), original: Vec::new() };
     PodRecord::new(SandboxId::from_random([7; 32]), "boot".into(), spec, "crun".into(), 42)
+}
+
+/// A container of it that holds nothing and is not answered.
+pub(crate) fn container() -> ContainerRecord {
+    let spec = ContainerSpec {
+        name: ContainerName { name: "c".into(), attempt: 0 },
+        image: ImageAsked::default(),
+        command: Vec::new(),
+        args: Vec::new(),
+        working_dir: String::new(),
+        envs: Vec::new(),
+        mounts: Vec::new(),
+        devices: Vec::new(),
+        cdi_devices: Vec::new(),
+        labels: StringMap::new(),
+        annotations: StringMap::new(),
+        log_path: None,
+        stdin: Stdin::Closed,
+        tty: false,
+        stop_signal: None,
+        resources: Resources::default(),
+        security: Security {
+            privileged: false,
+            add_capabilities: Vec::new(),
+            drop_capabilities: Vec::new(),
+            add_ambient_capabilities: Vec::new(),
+            pid: PidMode::Container,
+            run_as: RunAs::Image,
+            supplemental_groups: Vec::new(),
+            groups_policy: GroupsPolicy::Merge,
+            readonly_rootfs: false,
+            no_new_privs: false,
+            masked_paths: Vec::new(),
+            readonly_paths: Vec::new(),
+            seccomp: Profile::Unset,
+            apparmor: Profile::Unset,
+            selinux: None,
+        },
+    };
+    let spec = Admitted { spec, digest: "c".into(), original: Vec::new() };
+    ContainerRecord::new(ContainerId::from_random([8; 32]), spec, 43)
 }
 
 /// A pod that is ready; its shim listens at `socket`.
