@@ -15,6 +15,9 @@ pub struct Config {
     pub token_lifetime: Duration,
     /// How long a session may go without a byte or a ping from its client and without output.
     pub idle: Duration,
+    /// How often a client is asked for a sign of life. The kernel then notices one that is gone, also while
+    /// nothing is read from it.
+    pub ping: Duration,
     /// How long a client may take to open the streams of what it asked for.
     pub creation: Duration,
 }
@@ -35,6 +38,7 @@ impl Default for Config {
             tls: None,
             token_lifetime: Duration::from_secs(60),
             idle: Duration::from_secs(4 * 60 * 60),
+            ping: Duration::from_secs(30),
             creation: Duration::from_secs(30),
         }
     }

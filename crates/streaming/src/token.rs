@@ -41,11 +41,11 @@ impl Tokens {
     pub(crate) fn give(&self, request: Request, now: Instant) -> Result<String> {
         let token = random()?;
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        table.expire(now);
+        table.expire(now, self.lifetime);
         if table.requests.len() >= OUTSTANDING {
             return Err(Error::Tokens(OUTSTANDING));
         }
-        table.order.push_back((now + self.lifetime, token.clone()));
+        table.order.push_back((now, token.clone()));
         table.requests.insert(token.clone(), request);
         Ok(token)
     }
@@ -53,7 +53,7 @@ impl Tokens {
     /// What the token stands for, once.
     pub(crate) fn take(&self, token: &str, now: Instant) -> Option<Request> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        table.expire(now);
+        table.expire(now, self.lifetime);
         let request = table.requests.remove(token)?;
         table.order.retain(|(_, other)| other != token);
         Some(request)
@@ -61,8 +61,9 @@ impl Tokens {
 }
 
 impl Table {
-    fn expire(&mut self, now: Instant) {
-        while self.order.front().is_some_and(|(end, _)| *end <= now) {
+    fn expire(&mut self, now: Instant, lifetime: Duration) {
+        let old = |given: &Instant| now.saturating_duration_since(*given) >= lifetime;
+        while self.order.front().is_some_and(|(given, _)| old(given)) {
             if let Some((_, token)) = self.order.pop_front() {
                 self.requests.remove(&token);
             }

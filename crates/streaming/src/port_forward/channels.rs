@@ -12,6 +12,7 @@ use crate::ended::{Ended, together};
 use crate::http::Site;
 use crate::inbox::{Inbox, inbox};
 use crate::outbox::{Open, Outbox, Parcel, queue};
+use crate::pulse::Pace;
 use crate::websocket::{self, Channels, Codec};
 use crate::{Backend, PortForward};
 
@@ -36,7 +37,8 @@ where
     };
     let channels = Channels { feeds, codec, closes: false };
     let socket = websocket::open(io).await;
-    together(handle, channels.drive(socket, parcels, site.config.idle)).await
+    let drive = channels.drive(socket, parcels, Pace::of(&site.config));
+    together(handle, drive).await
 }
 
 struct Pair {

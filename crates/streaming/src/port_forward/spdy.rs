@@ -1,11 +1,12 @@
 //! Port-forward over SPDY: any number of connections, each a pair of streams.
 
+use std::collections::HashMap;
 use std::future::pending;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::Connection;
@@ -13,6 +14,7 @@ use super::pairs::{Kind, Label, Paired, Pairs};
 use crate::ended::{Ended, together};
 use crate::http::Site;
 use crate::outbox::{Outbox, Parcel};
+use crate::pulse::Pace;
 use crate::spdy::{Session, Stream, session};
 use crate::{Backend, PortForward};
 
@@ -20,14 +22,14 @@ pub(super) async fn serve<T>(io: T, wanted: PortForward, site: &Site) -> Ended
 where
     T: AsyncRead + AsyncWrite + Send + Unpin,
 {
-    let (session, drive) = session(io, site.config.idle);
+    let (session, drive) = session(io, Pace::of(&site.config));
     together(handle(session, wanted, site), drive).await
 }
 
 /// Takes streams until the session is over.
 async fn handle(mut session: Session, wanted: PortForward, site: &Site) {
     let mut pairs = Pairs::new();
-    let mut connections = JoinSet::new();
+    let (mut connections, mut running) = (JoinSet::new(), HashMap::new());
     loop {
         let deadline = pairs.deadline();
         tokio::select! {
@@ -48,11 +50,20 @@ async fn handle(mut session: Session, wanted: PortForward, site: &Site) {
                             pod: wanted.pod.clone(),
                             port: label.port,
                         };
-                        connections.spawn(forward.run(data, error));
+                        let ids = [data.id, error.id];
+                        let task = connections.spawn(forward.run(data, error));
+                        running.insert(task.id(), ids);
                     }
                 }
             }
-            Some(_) = connections.join_next() => {}
+            Some(ended) = connections.join_next_with_id() => {
+                let task = ended.as_ref().map_or_else(JoinError::id, |(task, ())| *task);
+                // A panic in the backend is one connection's end.
+                let ids = running.remove(&task).filter(|_| ended.is_err());
+                for id in ids.into_iter().flatten() {
+                    cancel(&session.queue, id).await;
+                }
+            }
             () = until(deadline) => {
                 if let Some((kind, stream)) = pairs.give_up() {
                     give_up(&session.queue, kind, stream).await;

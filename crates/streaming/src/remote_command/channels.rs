@@ -9,6 +9,7 @@ use crate::ended::{Ended, together};
 use crate::http::Site;
 use crate::inbox::inbox;
 use crate::outbox::{Open, Outbox, Parcel, queue};
+use crate::pulse::Pace;
 use crate::websocket::{self, Channels, Codec};
 
 const STDOUT: u32 = 1;
@@ -50,11 +51,15 @@ where
         (false, false) => ERROR,
     };
     let handle = async {
-        // An empty message says that the session has begun.
-        let _over = sender.send(Parcel::Data(first, Vec::new())).await;
+        // An empty message says that the session has begun. The Go client, which speaks v5, complains of one
+        // that comes before it is ready.
+        if !protocol.closes {
+            let _over = sender.send(Parcel::Data(first, Vec::new())).await;
+        }
         carry_out(&site.backend, command, ends).await;
         let _over = sender.send(Parcel::Goodbye).await;
     };
     let socket = websocket::open(io).await;
-    together(handle, channels.drive(socket, parcels, site.config.idle)).await
+    let drive = channels.drive(socket, parcels, Pace::of(&site.config));
+    together(handle, drive).await
 }

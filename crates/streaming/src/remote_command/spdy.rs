@@ -10,6 +10,7 @@ use crate::Failure;
 use crate::ended::{Ended, together};
 use crate::http::Site;
 use crate::outbox::Parcel;
+use crate::pulse::Pace;
 use crate::spdy::{Session, Stream, session};
 
 /// Versions of the protocol, by what changed with them.
@@ -74,7 +75,7 @@ pub(super) async fn serve<T>(io: T, command: Command, version: Version, site: &S
 where
     T: AsyncRead + AsyncWrite + Send + Unpin,
 {
-    let (session, drive) = session(io, site.config.idle);
+    let (session, drive) = session(io, Pace::of(&site.config));
     together(handle(session, command, version, site), drive).await
 }
 

@@ -1,7 +1,6 @@
 //! A session: one connection, the streams that its client opens, and the future that moves their frames.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
@@ -15,7 +14,7 @@ use super::write::Writer;
 use crate::ended::Ended;
 use crate::inbox::Inbox;
 use crate::outbox::{Outbox, Parcel, queue};
-use crate::pulse::{LINGER, Pulse};
+use crate::pulse::{LINGER, Pace, Pulse};
 
 /// How many frames that answer the client's wait for the connection, and how many new streams for whoever
 /// takes them. Beyond that, the client is not read from.
@@ -60,7 +59,7 @@ impl Stream {
 }
 
 /// Makes a session over `io`, and the future that drives it until it ends.
-pub(crate) fn session<T>(io: T, idle: Duration) -> (Session, impl Future<Output = Ended> + Send)
+pub(crate) fn session<T>(io: T, pace: Pace) -> (Session, impl Future<Output = Ended> + Send)
 where
     T: AsyncRead + AsyncWrite + Send + Unpin,
 {
@@ -75,7 +74,7 @@ where
     let drive = async move {
         let _end = EndOnDrop(table.clone());
         let reading = reader.run(opened, sender);
-        let writing = writer.run();
+        let writing = writer.run(pace);
         tokio::pin!(reading, writing);
         let ended = tokio::select! {
             ended = &mut reading => ended,
@@ -86,7 +85,7 @@ where
                 },
                 Err(error) => Ended::Connection(error),
             },
-            () = pulse.stopped(idle) => return Ended::Idle(idle),
+            () = pulse.stopped(pace.idle()) => return Ended::Idle(pace.idle()),
         };
         table.end();
         if ended.is_protocol() {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt as _, WriteHalf};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Interval, interval_at};
+use tokio::time::Interval;
 
 use super::frame::{Control, Farewell, Reset, append_data};
 use super::headers::Deflater;
 use super::table::Table;
 use crate::outbox::Parcel;
-use crate::pulse::{PING, Pulse};
+use crate::pulse::{Pace, Pulse};
 
 /// How much is written at once.
 const BATCH: usize = 64 << 10;
@@ -57,8 +57,8 @@ impl<T: AsyncWrite> Writer<T> {
     }
 
     /// Writes until a GOAWAY is written.
-    pub(super) async fn run(mut self) -> io::Result<()> {
-        let mut pings = interval_at(Instant::now() + PING, PING);
+    pub(super) async fn run(mut self, pace: Pace) -> io::Result<()> {
+        let mut pings = pace.pings();
         while !self.batch.last {
             self.gather(&mut pings).await;
             self.io.write_all(&self.batch.bytes).await?;

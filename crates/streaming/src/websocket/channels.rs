@@ -1,7 +1,6 @@
 //! Channels: the first byte of each message says which stream the rest belongs to.
 
 use std::future::poll_fn;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +8,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, interval_at};
+use tokio::time::Interval;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -18,7 +17,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Message};
 use crate::ended::Ended;
 use crate::inbox::Feed;
 use crate::outbox::Parcel;
-use crate::pulse::{LINGER, PING, Pulse};
+use crate::pulse::{LINGER, Pace, Pulse};
 
 /// The channel of v5 that says that another one ends.
 const CLOSE: u8 = 255;
@@ -54,14 +53,14 @@ impl Channels {
         self,
         socket: WebSocketStream<T>,
         parcels: mpsc::Receiver<Parcel>,
-        idle: Duration,
+        pace: Pace,
     ) -> Ended
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
         let (sink, stream) = socket.split();
         let pulse = Pulse::new();
-        let writing = write(sink, parcels, self.codec, &pulse);
+        let writing = write((sink, pace.pings()), parcels, self.codec, &pulse);
         let reading = self.read(stream, &pulse);
         tokio::pin!(reading);
         tokio::select! {
@@ -73,7 +72,7 @@ impl Channels {
                 },
                 Err(error) => error,
             },
-            () = pulse.stopped(idle) => Ended::Idle(idle),
+            () = pulse.stopped(pace.idle()) => Ended::Idle(pace.idle()),
         }
     }
 
@@ -164,7 +163,7 @@ fn message(channel: u8, bytes: &[u8], codec: Codec) -> Message {
 }
 
 async fn write<T>(
-    mut sink: SplitSink<WebSocketStream<T>, Message>,
+    (mut sink, mut pings): (SplitSink<WebSocketStream<T>, Message>, Interval),
     mut parcels: mpsc::Receiver<Parcel>,
     codec: Codec,
     pulse: &Pulse,
@@ -172,7 +171,6 @@ async fn write<T>(
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut pings = interval_at(Instant::now() + PING, PING);
     loop {
         let parcel = tokio::select! {
             parcel = parcels.recv() => parcel.unwrap_or(Parcel::Goodbye),

@@ -148,6 +148,7 @@ impl Backend for Stand {
                 let answer = format!("answer to {request}");
                 write.write_all(answer.as_bytes()).await.map_err(failed)
             }
+            82 => panic!("as the test wants it"),
             // Reads nothing.
             81 => std::future::pending().await,
             _ => Err(Failure("connection refused".to_owned())),

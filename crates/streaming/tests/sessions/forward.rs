@@ -64,6 +64,9 @@ async fn a_connection_that_fails_leaves_the_others() {
         assert_eq!((data.text().await, error.text().await), (String::new(), String::new()));
         // The client still had its direction open.
         assert_eq!(data.events.recv().await, Some(Event::Reset(5)));
+        let (mut error, mut data) = connect(&mut client, "82", "4").await;
+        assert_eq!(data.events.recv().await, Some(Event::Reset(5)));
+        assert_eq!(error.events.recv().await, Some(Event::Reset(5)));
         client.data(&other, b"still there", true).await;
         assert_eq!(other.text().await, "still there");
     }

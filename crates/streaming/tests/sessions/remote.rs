@@ -198,6 +198,30 @@ async fn a_client_that_vanishes_cancels_the_command() {
 }
 
 #[tokio::test]
+async fn a_client_that_vanishes_with_its_input_unread_cancels_the_command() {
+    let config = Config { ping: std::time::Duration::from_millis(10), ..Config::default() };
+    let mut site = site(config).await;
+    let url = site.server.exec(exec(&["deaf"], "stdin stdout")).unwrap();
+    let mut client = dial(&url).await;
+    let _output = output(&mut client).await;
+    let stdin = client.typed("stdin").await;
+    assert_eq!(site.events.recv().await, Some(Event::Started));
+    let (bytes, mut pings) = (vec![0; 15 << 20], client.pings());
+    let pinged = async {
+        for _ in 0..3 {
+            pings.recv().await.unwrap();
+        }
+    };
+    tokio::select! {
+        // It is more than all buffers hold.
+        () = client.data(&stdin, &bytes, false) => panic!("the server took all of it"),
+        () = pinged => {}
+    }
+    client.vanish().await;
+    assert_eq!(timeout(PATIENCE, site.events.recv()).await.unwrap(), Some(Event::Dropped));
+}
+
+#[tokio::test]
 async fn a_client_that_gives_up_its_error_stream_cancels_the_command() {
     let mut site = plain().await;
     let url = site.server.exec(exec(&["hang"], "stdout")).unwrap();

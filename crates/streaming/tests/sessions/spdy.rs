@@ -214,6 +214,11 @@ impl Client {
         assert_eq!(self.pongs.recv().await, Some(id));
     }
 
+    /// The server's own pings from now on.
+    pub(crate) fn pings(&mut self) -> mpsc::UnboundedReceiver<u32> {
+        std::mem::replace(&mut self.pongs, mpsc::unbounded_channel().1)
+    }
+
     /// Waits until the server ends the session; gives the status of its GOAWAY.
     pub(crate) async fn ended(self) -> Option<u32> {
         self.reader.await.unwrap()
