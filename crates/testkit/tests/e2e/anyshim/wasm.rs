@@ -107,7 +107,7 @@ pub(super) async fn namespaces(bed: &mut Bed, _: &Subject) -> Result<()> {
     let table = fs::read_to_string(bed.node.path(&table))?;
     let root = table.lines().find(|line| line.split(' ').nth(4) == Some("/"));
     let flags = root.and_then(|line| line.split(' ').nth(5)).context("a root")?;
-    assert!(flags.starts_with("ro"), "{table}");
+    assert!(flags.starts_with("ro,") && flags.contains("nodev"), "{table}");
 
     // The network is the pod's.
     let ip = cri.pod_status(&pod.id).await?.network.context("a network")?.ip;
