@@ -203,7 +203,7 @@ fn asked_mount(
     let access = access(field, input, mount, image)?;
     let mut made = bind(destination, checked.source.clone(), &["rbind", propagation, access]);
     if image {
-        made.options.extend(["nosuid", "nodev", "noexec"].map(str::to_owned));
+        made.options.extend(["nosuid", "nodev"].map(str::to_owned));
     }
     let mapped = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
     if mapped && !checked.id_mapped {

@@ -80,8 +80,12 @@ fn source(at: &str, given: &cri::Mount, propagation: Propagation) -> Result<Moun
         let advice = "give a host path or an image, not both";
         return Err(Refusal::new(field("host_path"), &given.host_path, advice));
     }
+    if !given.readonly {
+        let advice = "an image volume cannot be written to: set readonly";
+        return Err(Refusal::new(field("readonly"), false, advice));
+    }
     if propagation != Propagation::Private {
-        let advice = "an image volume is read-only and must have PROPAGATION_PRIVATE";
+        let advice = "an image volume must have PROPAGATION_PRIVATE";
         return Err(Refusal::new(field("image"), &image.image, advice));
     }
     let sub_path = match given.image_sub_path.as_str() {

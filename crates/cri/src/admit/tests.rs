@@ -405,18 +405,23 @@ fn recursive_read_only_needs_readonly_and_private_and_a_node_that_can() {
 }
 
 #[test]
-fn an_image_volume_is_private_and_nothing_else() {
+fn an_image_volume_is_read_only_private_and_nothing_else() {
     let image_mount = |c: &mut cri::ContainerConfig| {
         let mount = a_mount(c);
         mount.host_path.clear();
         mount.image = Some(cri::ImageSpec { image: "data:1".into(), ..Default::default() });
         mount.image_sub_path = "./etc/ssl/".into();
+        mount.readonly = true;
     };
     let spec = admitted(image_mount);
     let MountSource::Image { image, sub_path } = &spec.mounts[0].source else {
         panic!("{spec:?}");
     };
     assert_eq!((image.reference.as_str(), sub_path.as_str()), ("data:1", "etc/ssl"));
+    refused("config.mounts[0].readonly", |c| {
+        image_mount(c);
+        c.mounts[0].readonly = false;
+    });
     refused("config.mounts[0].image", |c| {
         image_mount(c);
         c.mounts[0].propagation = cri::MountPropagation::PropagationHostToContainer as i32;

@@ -101,7 +101,7 @@ fn image(asked: &ImageAsked) -> cri::ImageSpec {
     }
 }
 
-/// Of an image volume it is said which image is in use.
+/// Of an image volume it is said which image is in use, in the word that PullImage gave for it.
 fn mounts(container: &ContainerView) -> Vec<cri::Mount> {
     let held = container.image().map(|held| &*held.volumes).unwrap_or_default();
     let mut held = held.iter();
@@ -110,7 +110,7 @@ fn mounts(container: &ContainerView) -> Vec<cri::Mount> {
         if let Some(image) = &mut told.image
             && let Some(held) = held.next()
         {
-            image.image_ref.clone_from(&held.image_ref);
+            image.image_ref.clone_from(&held.id);
         }
         told
     };
@@ -132,7 +132,7 @@ fn mount(given: &Mount) -> cri::Mount {
     cri::Mount {
         container_path: text(&given.container_path),
         host_path,
-        readonly: given.readonly || image.is_some(),
+        readonly: given.readonly,
         selinux_relabel: given.selinux_relabel,
         propagation: propagation as i32,
         uid_mappings: mappings(&given.uid_mappings),

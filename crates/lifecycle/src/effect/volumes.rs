@@ -52,9 +52,7 @@ pub(super) async fn hold(context: &Context, id: &ContainerId) -> Result<Vec<Volu
             Ok(image) => image,
             Err(why) => return Err(unmountable(mount, asked, why.fail().into())),
         };
-        let image_ref = image.repo_digests.first().cloned();
-        let id = image.id.to_string();
-        held.push(VolumeHeld { image_ref: image_ref.unwrap_or_else(|| id.clone()), id });
+        held.push(VolumeHeld { id: image.id.to_string() });
     }
     Ok(held)
 }
@@ -155,8 +153,8 @@ async fn layers(context: &Context, image: &str) -> Result<Vec<PathBuf>> {
     Ok(layers)
 }
 
-/// Mounts an image, or what is at a path in it, read-only. Nothing there is a device or a program:
-/// images are written by strangers, and the field's own documentation promises `noexec`.
+/// Mounts an image, or what is at a path in it, read-only. Nothing there is a device or gives
+/// privileges; programs may be run, for which people mount images (KEP-4639).
 fn show(layers: Vec<PathBuf>, sub_path: &str, target: &Path) -> Result<()> {
     std::fs::create_dir_all(target).map_err(|e| ("make", target, e).fail())?;
     let within = if sub_path.is_empty() { "." } else { sub_path };
@@ -173,7 +171,6 @@ fn show(layers: Vec<PathBuf>, sub_path: &str, target: &Path) -> Result<()> {
         read_only: Some(true),
         nosuid: Some(true),
         nodev: Some(true),
-        noexec: Some(true),
         propagation: Some(mounts::Propagation::Private),
         ..Attributes::default()
     };

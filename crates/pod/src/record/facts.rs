@@ -106,8 +106,6 @@ pub struct ImageHeld {
 pub struct VolumeHeld {
     /// The image's id.
     pub id: String,
-    /// A repo digest of it, or its id.
-    pub image_ref: String,
 }
 
 /// A prepared root filesystem: a mount for the shim to make.

@@ -36,6 +36,7 @@ fn a_container_that_cannot_be_as_it_is_asked_for_is_refused_by_its_field() -> Re
         refuses("image", bed.cri.create(&pod, &absent).await, (Code::NotFound, &words))?;
         let volume = plain().mount_with("", "/image", |mount| {
             mount.image = Some(berth_testkit::cri::image(&reference("never-pulled")));
+            mount.readonly = true;
         });
         let words = ["ImageVolumeMountFailed", "never-pulled", "/image"];
         refuses("volume", bed.cri.create(&pod, &volume).await, (Code::NotFound, &words))?;
