@@ -44,6 +44,11 @@ property: needs build ## random calls, crashes and faults against a model, for a
 node: needs build ## a node in the foreground to play with, in namespaces of its own
 	@"$(TESTKIT)" node
 
+.PHONY: conformance
+conformance: needs build ## the CRI conformance suite: CRITEST=path to critest, ARGS="more for it"; without one only its node
+	@tools/needs busybox
+	@"$(TESTKIT)" conformance $(CRITEST) $(ARGS)
+
 .PHONY: mutants
 mutants: needs ## deliberate faults in the product, each of which must make a test fail
 	@tools/mutants/run

@@ -8,6 +8,7 @@ pub mod bed;
 pub mod census;
 pub mod client;
 pub mod config;
+pub mod conformance;
 pub mod containerd;
 pub mod crash;
 pub mod cri;

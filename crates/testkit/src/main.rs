@@ -24,6 +24,14 @@ enum Command {
     Demo,
     /// A node in the foreground to play with, until Enter or end of input
     Node,
+    /// critest on a node of its own, with stand-ins for its images; without one only the node
+    Conformance {
+        /// critest's program
+        critest: Option<PathBuf>,
+        /// What critest gets beside its endpoints
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Write a sample image as an archive for `berth image import`
     Image {
         /// Its name, as `busybox` or `differs:b`
@@ -93,6 +101,10 @@ fn main() -> Result<ExitCode> {
         }
         Command::Demo => threads()?.block_on(berth_testkit::demo::run())?,
         Command::Node => threads()?.block_on(berth_testkit::play::run())?,
+        Command::Conformance { critest, arguments } => {
+            let run = berth_testkit::conformance::run(critest.as_deref(), &arguments);
+            return Ok(ExitCode::from(u8::from(!threads()?.block_on(run)?)));
+        }
         Command::Image { name, to, docker } => image(&name, &to, docker)?,
         Command::Keeper { disk } => berth_testkit::keeper::run(&disk)?,
         Command::Plugin => return berth_testkit::plugin::run().map(ExitCode::from),

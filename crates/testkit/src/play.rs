@@ -30,6 +30,15 @@ pub async fn run() -> Result<()> {
         bed.node.log().display(),
     );
     writeln!(std::io::stdout().lock(), "{text}").context("write to standard output")?;
+    until_enter().await?;
+    bed.close().await
+}
+
+/// Waits for a line of standard input, its end, or an interrupt.
+///
+/// # Errors
+/// If neither can be waited for.
+pub(crate) async fn until_enter() -> Result<()> {
     // A thread, not a blocking task: the runtime's end would wait for a task.
     let (entered, wait) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
@@ -40,5 +49,5 @@ pub async fn run() -> Result<()> {
         line = wait => drop(line.context("wait for Enter")?),
         signal = tokio::signal::ctrl_c() => signal.context("wait for a signal")?,
     }
-    bed.close().await
+    Ok(())
 }

@@ -150,7 +150,7 @@ impl Image {
 }
 
 /// This machine's architecture in Go's words, which OCI uses.
-fn architecture() -> &'static str {
+pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

@@ -8,6 +8,7 @@ mod build;
 mod layer;
 pub mod samples;
 
+pub(crate) use build::architecture;
 pub use build::{Image, ManifestKind};
 pub use layer::{Compression, Layer, Packed};
 

@@ -1,0 +1,136 @@
+//! critest, the conformance suite of the kubelet's side of CRI, against a node: stand-ins for the
+//! images that it asks for, a node that takes them for the real ones, and what it says spec by
+//! spec. critest itself is brought by whoever runs this.
+
+mod images;
+mod outcome;
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result};
+
+use crate::bed::Bed;
+use crate::config::Config;
+use crate::node::{Node, REGISTRY_PORT};
+use crate::place::Guest;
+
+/// The registries that critest names. All are the node's own here.
+const HOSTS: [&str; 4] = ["registry.k8s.io", "k8s.gcr.io", "gcr.io", "public.ecr.aws"];
+
+/// Runs this critest on a node of its own and prints the outcome of each spec; without a critest
+/// holds the node and says how one is run against it. `arguments` go to critest after our own.
+/// Gives whether no spec failed.
+///
+/// # Errors
+/// If the node cannot be made, critest does not run to its end, or its specs leave something.
+pub async fn run(critest: Option<&Path>, arguments: &[String]) -> Result<bool> {
+    let mut bed = Bed::make(config(), &[]).await?;
+    let push = bed.node.registry()?.push();
+    for sample in images::all()? {
+        let name = sample.name.clone();
+        bed.node.place()?.visit(|| push.sample(&sample)).with_context(|| format!("push {name}"))?;
+    }
+    let Some(critest) = critest else {
+        tell(&how(&bed.node))?;
+        crate::play::until_enter().await?;
+        bed.close().await?;
+        return Ok(true);
+    };
+    let outcome = judge(&bed.node, critest, arguments).await;
+    let closed = match &outcome {
+        Ok(_) => close(&mut bed).await,
+        Err(_) => Ok(()),
+    };
+    if !matches!((&outcome, &closed), (Ok(0), Ok(()))) {
+        eprintln!("conformance: the daemon's log is {}", bed.node.keep_log());
+    }
+    closed.context("after critest")?;
+    outcome.map(|failed| failed == 0)
+}
+
+/// Demands that the specs have left nothing.
+async fn close(bed: &mut Bed) -> Result<()> {
+    let (pods, containers) = (bed.cri.pods().await?.len(), bed.cri.containers().await?.len());
+    tell(&format!("critest has left {pods} pods and {containers} containers"))?;
+    for image in bed.cri.images().await? {
+        bed.cri.remove_image(&image.id).await?;
+    }
+    bed.close().await
+}
+
+/// Mirrors for every host, none of which is asked itself.
+fn config() -> Config {
+    let hosts = format!("server = \"http://127.0.0.1:{REGISTRY_PORT}\"\n");
+    HOSTS.iter().fold(Config::default(), |config, host| {
+        config.file(&format!("berth/certs.d/{host}/hosts.toml"), &hosts)
+    })
+}
+
+fn how(node: &Node) -> String {
+    let socket = node.config().socket();
+    format!(
+        "A node runs whose registry has what critest asks for.\n\n\
+         its socket:   {}\n\
+         critest:      nsenter -t {} -m -n -i -p critest -runtime-endpoint unix://{socket} \
+         -image-endpoint unix://{socket}\n\
+         its log:      {}\n\n\
+         Enter ends it.",
+        node.socket().display(),
+        node.keeper(),
+        node.log().display(),
+    )
+}
+
+/// Runs critest and gives how many specs failed.
+async fn judge(node: &Node, critest: &Path, arguments: &[String]) -> Result<usize> {
+    let critest = fs::canonicalize(critest).with_context(|| format!("{}", critest.display()))?;
+    let home = crate::paths::cache().join("conformance");
+    fs::create_dir_all(&home).with_context(|| format!("create {}", home.display()))?;
+    let report = home.join("report.json");
+    // One of another run is not taken for this one's.
+    drop(fs::remove_file(&report));
+    let scratch = node.disk().join("critest");
+    fs::create_dir_all(&scratch).with_context(|| format!("create {}", scratch.display()))?;
+    let endpoint = format!("unix://{}", node.config().socket());
+    let log = home.join("critest.log");
+    let output = fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
+    let mut command = Command::new(critest);
+    command
+        .args(["-runtime-endpoint", &endpoint, "-image-endpoint", &endpoint])
+        .args(["-ginkgo.no-color", "-ginkgo.json-report"])
+        .arg(&report)
+        .args(arguments)
+        // Its files go with the node.
+        .env("TMPDIR", &scratch)
+        .current_dir(&scratch)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output);
+    tell(&format!("critest runs; what it says is in {}", log.display()))?;
+    let mut guest = Guest(node.place()?.visit(|| command.spawn().context("start critest"))?);
+    let status = tokio::task::spawn_blocking(move || guest.0.wait()).await??;
+    conclude(&report, &home.join("outcome.tsv")).with_context(|| format!("critest: {status}"))
+}
+
+/// Writes the table, prints what did not pass and the sums, and gives how many specs failed.
+fn conclude(report: &Path, table: &Path) -> Result<usize> {
+    let text = fs::read_to_string(report).context("read critest's report")?;
+    let specs = outcome::read(&text)?;
+    let lines: String = specs.iter().map(|spec| format!("{spec}\n")).collect();
+    fs::write(table, lines).with_context(|| format!("write {}", table.display()))?;
+    for spec in specs.iter().filter(|spec| spec.state != "passed") {
+        tell(&spec.to_string())?;
+    }
+    let count = |state: &str| specs.iter().filter(|spec| spec.state == state).count();
+    let (passed, skipped) = (count("passed"), count("skipped"));
+    let failed = specs.len() - passed - skipped;
+    tell(&format!("{passed} passed, {failed} failed, {skipped} skipped: {}", table.display()))?;
+    Ok(failed)
+}
+
+fn tell(text: &str) -> Result<()> {
+    writeln!(std::io::stdout().lock(), "{text}").context("write to standard output")
+}
