@@ -8,10 +8,13 @@ use serde_json::Value;
 /// The rows that even a short run has of both, and those of Berth alone.
 const BOTH: [&str; 5] =
     ["rpc/running", "rpc/ExecSync", "rpc/stop + remove", "rate/pods", "memory/pod kernel"];
-const BERTH: [&str; 6] = [
+const BERTH: [&str; 9] = [
     "rpc/StartContainer",
     "memory/daemon all",
     "lists/ListContainerStats",
+    "lists/ListPodSandboxMetrics",
+    "events/start",
+    "events/exit",
     "idle/cpu",
     "restart/listed",
     "logs/seconds",
@@ -22,7 +25,7 @@ fn a_short_run_measures_every_part_checks_the_work_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let [json, document] = ["bench.json", "bench.md"].map(|name| dir.path().join(name));
     let daemon = berth_testkit::paths::daemon().unwrap();
-    let only = "rpc,rates,memory,lists,idle,restart,logs";
+    let only = "rpc,events,rates,memory,lists,idle,restart,logs";
     let short = ["-n", "2", "--pods", "2", "--turns", "1", "--held", "3", "--settle", "0"];
     let shorter = ["--restarts", "1", "--polling", "1", "--log-megabytes", "10"];
     let output = Command::new(env!("CARGO_BIN_EXE_berth-bench"))

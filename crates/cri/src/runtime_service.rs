@@ -337,10 +337,8 @@ impl RuntimeService for Cri {
     ) -> Reply<cri::UpdatePodSandboxResourcesResponse> {
         let request = request.into_inner();
         let call = Call::change("UpdatePodSandboxResources").pod(&request.pod_sandbox_id);
-        self.call(call, async {
-            rpc::update_pod_sandbox_resources::update_pod_sandbox_resources(self, &request)
-        })
-        .await
+        let work = rpc::update_pod_sandbox_resources::update_pod_sandbox_resources(self, request);
+        self.call(call, work).await
     }
 }
 

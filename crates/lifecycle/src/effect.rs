@@ -43,6 +43,7 @@ use crate::pod_task::Message;
 use crate::settings::{Handler, Settings};
 use crate::shared::Shared;
 
+pub(crate) use cgroup::limit;
 pub(crate) use files::drop_unnamed as drop_files;
 pub(crate) use shim::{SHIMS, connection};
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_pod::machine::{Machine, Nanos, Reply, Request};
-use berth_pod::record::PodRecord;
+use berth_pod::record::{PodRecord, PodResources};
 use berth_pod::spec::{Admitted, ContainerSpec, Resources, SandboxSpec};
 use berth_pod::{ContainerId, Kind, SandboxId};
 use tokio::sync::mpsc;
 
-use crate::effect::{Context, cancel, connection};
+use crate::effect::{Context, Trouble, cancel, connection, limit};
 use crate::events::Listening;
 use crate::exec::{self, not_running};
 use crate::figures::Step;
@@ -231,6 +231,43 @@ impl Node {
         done.map(drop).ok_or_else(|| not_found("container", id.as_str()))
     }
 
+    /// Changes what a ready pod may use as a whole; what is none stays. It is kept in the pod's record
+    /// and, where its cgroup is Berth's own, made true there; a cgroup of the kubelet's is its own to
+    /// limit.
+    ///
+    /// # Errors
+    /// NotFound, WrongState, or what the kernel says: then all is as before.
+    pub async fn update_sandbox_resources(
+        &self,
+        id: &str,
+        asked: PodResources,
+    ) -> Result<(), Error> {
+        let _turn = self.shared.resizing.lock().await;
+        let before = self.sandbox(id)?.record.resources();
+        let resources = PodResources {
+            overhead: asked.overhead.or_else(|| before.overhead.clone()),
+            containers: asked.containers.or_else(|| before.containers.clone()),
+        };
+        let record = self.set_sandbox_resources(id, resources).await?;
+        let Err(why) = limit(&self.shared.cgroups, &record).await else { return Ok(()) };
+        let record = self.set_sandbox_resources(id, before).await?;
+        // Some limits may have been taken before the one that was not.
+        let _ = limit(&self.shared.cgroups, &record).await;
+        Err(failure_of(why))
+    }
+
+    async fn set_sandbox_resources(
+        &self,
+        id: &str,
+        resources: PodResources,
+    ) -> Result<Arc<PodRecord>, Error> {
+        let (full, entry) = self.shared.registry.sandbox(id)?;
+        let gone = || not_found("sandbox", full.as_str());
+        let request = Request::UpdateSandbox(Box::new(resources));
+        self.ask(&full, &entry.queue, request).await?.ok_or_else(gone)?;
+        Ok(Arc::clone(&self.sandbox(full.as_str())?.record))
+    }
+
     /// Reopens a container's log after its rotation.
     ///
     /// # Errors
@@ -244,17 +281,7 @@ impl Node {
             let shim = connection(&context).await?;
             Ok(shim.reopen_log(id.as_str()).await?)
         };
-        use crate::effect::Trouble;
-        match reopen.await {
-            Ok(()) => Ok(()),
-            Err(
-                Trouble::Failed(why)
-                | Trouble::Known(why)
-                | Trouble::Living(why)
-                | Trouble::Dead(why),
-            ) => Err(why.into()),
-            Err(Trouble::Aborted) => Err(Error::new(Kind::Cancelled, "aborted")),
-        }
+        reopen.await.map_err(failure_of)
     }
 
     /// Runs a command in a container; none waits without end.
@@ -340,6 +367,16 @@ impl Node {
             )),
             None => Ok(None),
         }
+    }
+}
+
+/// What a caller is told of an effect that failed.
+fn failure_of(trouble: Trouble) -> Error {
+    match trouble {
+        Trouble::Failed(why) | Trouble::Known(why) | Trouble::Living(why) | Trouble::Dead(why) => {
+            why.into()
+        }
+        Trouble::Aborted => Error::new(Kind::Cancelled, "aborted"),
     }
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) holders_enter: Vec<std::path::PathBuf>,
     /// One stage of id-mapped layers is made at a time.
     pub(crate) staging: tokio::sync::Mutex<()>,
+    /// The resources of one pod are changed at a time.
+    pub(crate) resizing: tokio::sync::Mutex<()>,
     /// The output that shims by others leave to the daemon.
     pub(crate) carriers: Carriers,
     /// What they say themselves.
@@ -101,6 +103,7 @@ impl Shared {
             figures: Figures::default(),
             said: Arc::default(),
             staging: tokio::sync::Mutex::new(()),
+            resizing: tokio::sync::Mutex::new(()),
             carriers: Carriers::default(),
             shim_logs: ShimLogs::default(),
             pause: tokio::sync::OnceCell::new(),

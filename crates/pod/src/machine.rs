@@ -23,7 +23,8 @@ use crate::id::ContainerId;
 use crate::job::{Job, Outcome, Subject, Verb};
 use crate::plan::Busy;
 use crate::record::{
-    ContainerWish, Exit, Failure, Leftover, Lost, PodRecord, PodWish, Status, Stop, StopSignal,
+    ContainerWish, Exit, Failure, Leftover, Lost, PodRecord, PodResources, PodWish, Status, Stop,
+    StopSignal,
 };
 use crate::spec::{Admitted, ContainerSpec, Resources};
 
@@ -60,6 +61,8 @@ pub enum Request {
     StopContainer(ContainerId, Nanos),
     /// RemoveContainer.
     RemoveContainer(ContainerId),
+    /// UpdatePodSandboxResources, with the resources as they are to be.
+    UpdateSandbox(Box<PodResources>),
     /// UpdateContainerResources: the limits to change; what is 0 or empty stays as it is.
     UpdateResources(ContainerId, Resources),
 }

@@ -241,6 +241,15 @@ pub enum StopSignal {
     Sent,
 }
 
+/// What a pod may use as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PodResources {
+    /// Of the runtime itself (RuntimeClass overhead).
+    pub overhead: Option<Resources>,
+    /// The sum of the containers'.
+    pub containers: Option<Resources>,
+}
+
 /// Everything saved of a pod.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PodRecord {
@@ -258,6 +267,9 @@ pub struct PodRecord {
     pub settings: String,
     /// When its creation was asked for, ns since the epoch.
     pub created_at: i64,
+    /// Its resources, once they have been changed: until then they are those of `spec`.
+    #[serde(default)]
+    pub changed: Option<PodResources>,
     /// The wish.
     pub wish: PodWish,
     /// Its creation has been answered: it is listed from then on.
@@ -316,6 +328,7 @@ impl PodRecord {
             spec: Arc::new(spec),
             handler,
             settings: String::new(),
+            changed: None,
             created_at: now,
             wish: PodWish::Run,
             answered: false,
@@ -334,6 +347,14 @@ impl PodRecord {
     /// A container's part, to be changed: what others hold of it stays as it was.
     pub fn container_mut(&mut self, id: &ContainerId) -> Option<&mut ContainerRecord> {
         self.containers.get_mut(id).map(Arc::make_mut)
+    }
+
+    /// Its resources as they stand.
+    pub fn resources(&self) -> PodResources {
+        self.changed.clone().unwrap_or_else(|| {
+            let spec = &self.spec.spec;
+            PodResources { overhead: spec.overhead.clone(), containers: spec.resources.clone() }
+        })
     }
 
     /// The state of one holding.

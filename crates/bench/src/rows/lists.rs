@@ -25,6 +25,8 @@ const CONTAINER_STATS: What =
     What::lower("lists/ListContainerStats", "ListContainerStats, {all} pods", "ms");
 const POD_STATS: What =
     What::lower("lists/ListPodSandboxStats", "ListPodSandboxStats, {all} pods", "ms");
+const METRICS: What =
+    What::lower("lists/ListPodSandboxMetrics", "ListPodSandboxMetrics, {all} pods", "ms");
 const IDLE: What = What::lower("idle/cpu", "CPU under the kubelet's polling, {all} pods", "ms/s");
 const RESTART: What =
     What::lower("restart/listed", "SIGKILL, start: until {all} pods are listed right", "ms");
@@ -36,6 +38,7 @@ enum List {
     Containers,
     ContainerStats,
     PodStats,
+    Metrics,
 }
 
 impl CriSubject {
@@ -53,7 +56,21 @@ impl CriSubject {
                 let request = in_time(cri::ListPodSandboxStatsRequest { filter: None });
                 client.list_pod_sandbox_stats(request).await?.into_inner().stats.len()
             }
+            List::Metrics => {
+                let request = in_time(cri::ListPodSandboxMetricsRequest {});
+                client.list_pod_sandbox_metrics(request).await?.into_inner().pod_metrics.len()
+            }
         })
+    }
+
+    /// Whether the runtime has the series of cAdvisor.
+    async fn has_metrics(&self) -> Result<bool> {
+        let request = in_time(cri::ListMetricDescriptorsRequest {});
+        match self.cri.runtime.clone().list_metric_descriptors(request).await {
+            Ok(answer) => Ok(!answer.into_inner().descriptors.is_empty()),
+            Err(status) if status.code() == tonic::Code::Unimplemented => Ok(false),
+            Err(status) => Err(status).context("ListMetricDescriptors"),
+        }
     }
 
     async fn lists(&self, list: List) -> Result<Samples> {
@@ -144,6 +161,9 @@ impl Bench {
             (List::PodStats, POD_STATS),
         ] {
             self.report.put_samples(what, &name, &cri.lists(list).await?);
+        }
+        if cri.has_metrics().await? {
+            self.report.put_samples(METRICS, &name, &cri.lists(List::Metrics).await?);
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What is measured, part by part.
 
+mod events;
 mod handlers;
 pub(crate) mod held;
 mod lists;
@@ -75,6 +76,9 @@ impl Bench {
     pub(crate) async fn all(&mut self) -> Result<()> {
         if self.wants("rpc") {
             self.rpc().await?;
+        }
+        if self.wants("events") {
+            self.events().await?;
         }
         if self.wants("rates") {
             self.rates().await?;

@@ -179,6 +179,14 @@ impl CriSubject {
         }
     }
 
+    /// Waits until the container's process has execed.
+    ///
+    /// # Errors
+    /// If it stays the OCI runtime.
+    pub(crate) async fn execs(&self, held: &Held) -> Result<()> {
+        self.becomes(held, Becomes::Execed).await
+    }
+
     /// Waits until the container's process is what this says.
     async fn becomes(&self, held: &Held, what: Becomes) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;

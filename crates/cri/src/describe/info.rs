@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 
 /// Of a sandbox.
 pub(crate) fn pod_info(pod: &PodView, runtime_type: &str) -> BTreeMap<String, String> {
+    let resources = pod.record.resources();
     wrap(&json!({
+        "overhead": resources.overhead,
+        "resources": resources.containers,
         "pid": pod.pid().unwrap_or_default(),
         "config": pod.spec(),
         "runtimeHandler": pod.record.handler,

@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
-use berth_cgroup::{Cgroup, Extent, Remaining};
-use berth_pod::record::{CgroupFact, ContainerFact, Failure, PodFact};
-use berth_pod::{ContainerId, Kind};
+use berth_cgroup::{Cgroup, Cgroups, Extent, HugepageLimit, Remaining, Resources};
+use berth_pod::record::{CgroupFact, ContainerFact, Failure, PodFact, PodRecord, PodResources};
+use berth_pod::{ContainerId, Kind, spec};
 
 use super::{Context, Result, Trouble, blocking};
 use crate::convert::Fail as _;
 use crate::layout::below;
+
+/// The period that a quota of a pod counts in, in microseconds: the kernel's own.
+const PERIOD: i64 = 100_000;
+
+/// The shortest quota that the kernel takes.
+const SHORTEST_QUOTA: i64 = 1_000;
 
 /// How long killed processes may take to be gone.
 pub(crate) const KILL: Duration = Duration::from_secs(8);
@@ -18,13 +24,51 @@ pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
     let own = context.layout().pod_cgroup(&context.record.id);
     let fact = CgroupFact { ours: named.is_none(), path: named.unwrap_or(own) };
     let cgroup = context.shared.cgroups.at(&fact.path)?;
-    let ours = fact.ours;
+    let (ours, limits) = (fact.ours, limits(&context.record.resources()));
     blocking(move || {
         let made = cgroup.create(Extent::All);
-        made.map_err(|why| if ours { why.into() } else { unfit(&cgroup, why) })
+        made.map_err(|why| if ours { why.into() } else { unfit(&cgroup, why) })?;
+        // What the kubelet made, it limits itself.
+        if ours { Ok(cgroup.apply(&limits)?) } else { Ok(()) }
     })
     .await?;
     Ok(PodFact::Cgroup(fact))
+}
+
+/// Makes a pod's resources true where its cgroup is ours.
+pub(crate) async fn limit(cgroups: &Cgroups, record: &PodRecord) -> Result<()> {
+    let Some(held) = record.cgroup.held().filter(|held| held.ours) else { return Ok(()) };
+    let (cgroup, limits) = (cgroups.at(&held.path)?, limits(&record.resources()));
+    blocking(move || Ok(cgroup.apply(&limits)?)).await
+}
+
+/// The limits of a pod's cgroup: its containers' and the runtime's own together. What is not limited
+/// in the one is not limited at all, and what was limited before is unlimited then.
+fn limits(of: &PodResources) -> Resources {
+    let none = spec::Resources::default();
+    let own = of.overhead.as_ref().unwrap_or(&none);
+    let Some(containers) = &of.containers else { return Resources::default() };
+    let sum = |a: i64, b: i64| if a > 0 { a.saturating_add(b.max(0)) } else { -1 };
+    let quota = |r: &spec::Resources| {
+        let period = i128::from(if r.cpu_period > 0 { r.cpu_period } else { PERIOD });
+        i64::try_from(i128::from(r.cpu_quota) * i128::from(PERIOD) / period).unwrap_or(-1)
+    };
+    let shares = u64::try_from(containers.cpu_shares.saturating_add(own.cpu_shares.max(0)));
+    Resources {
+        cpu_shares: shares.ok().filter(|_| containers.cpu_shares > 0),
+        cpu_quota: Some(match sum(quota(containers), quota(own)) {
+            limit if limit > 0 => limit.max(SHORTEST_QUOTA),
+            unlimited => unlimited,
+        }),
+        cpu_period: Some(PERIOD.unsigned_abs()),
+        memory_limit: Some(sum(containers.memory_limit, own.memory_limit)),
+        hugepages: containers
+            .hugepages
+            .iter()
+            .map(|(size, limit)| HugepageLimit { page_size: size.clone(), limit: *limit })
+            .collect(),
+        ..Resources::default()
+    }
 }
 
 /// A cgroup that was asked for, and that cannot be one because of its name.
@@ -109,4 +153,34 @@ pub(crate) fn nobody(cgroup: &Cgroup, remaining: Vec<Remaining>) -> Result<()> {
         list.join("; ")
     );
     Err(Trouble::Living(Failure::new(Kind::TimedOut, text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(cpu_quota: i64, cpu_period: i64, memory_limit: i64) -> Option<spec::Resources> {
+        let cpu_shares = 512;
+        let none = spec::Resources::default();
+        Some(spec::Resources { cpu_quota, cpu_period, memory_limit, cpu_shares, ..none })
+    }
+
+    #[test]
+    fn a_pod_may_use_what_its_containers_and_its_runtime_may() {
+        let both = PodResources { overhead: of(10_000, 50_000, 8), containers: of(30_000, 0, 64) };
+        let limits = limits(&both);
+        assert_eq!((limits.cpu_quota, limits.cpu_period), (Some(50_000), Some(100_000)));
+        assert_eq!((limits.memory_limit, limits.cpu_shares), (Some(72), Some(1024)));
+    }
+
+    #[test]
+    fn a_runtimes_limit_limits_no_containers_that_have_none() {
+        let free = PodResources { overhead: of(10_000, 50_000, 8), containers: of(0, 0, 0) };
+        let limits = limits(&free);
+        assert_eq!((limits.cpu_quota, limits.memory_limit), (Some(-1), Some(-1)));
+        let little = PodResources { overhead: None, containers: of(1_000, 1_000_000, 0) };
+        assert_eq!(super::limits(&little).cpu_quota, Some(SHORTEST_QUOTA));
+        let unsaid = PodResources { overhead: of(1, 2, 3), containers: None };
+        assert_eq!(super::limits(&unsaid), Resources::default());
+    }
 }

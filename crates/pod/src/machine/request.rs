@@ -6,7 +6,9 @@ use super::{Machine, Nanos, Reply, Request, Token, Wait};
 use crate::Kind;
 use crate::id::ContainerId;
 use crate::job::Subject;
-use crate::record::{ContainerRecord, ContainerWish, Failure, PodWish, Stop, StopSignal};
+use crate::record::{
+    ContainerRecord, ContainerWish, Failure, PodResources, PodWish, Stop, StopSignal,
+};
 use crate::spec::{Admitted, ContainerSpec, Resources};
 use crate::verdict::{self, Verdict};
 
@@ -28,6 +30,7 @@ impl Machine {
                 self.stop_container(token, id, now.saturating_add(grace));
             }
             Request::RemoveContainer(id) => self.remove_container(token, id, now),
+            Request::UpdateSandbox(resources) => self.update_sandbox(token, *resources),
             Request::UpdateResources(id, resources) => self.update(token, id, resources),
         }
     }
@@ -143,6 +146,17 @@ impl Machine {
         }
         self.wish_stop(&id, now, true);
         self.waiters.push((token, Wait::ContainerRemoved(id)));
+    }
+
+    fn update_sandbox(&mut self, token: Token, resources: PodResources) {
+        if let Some(failure) = verdict::not_ready(&self.record) {
+            return self.refuse(token, failure);
+        }
+        if self.record.resources() != resources {
+            self.record_mut().changed = Some(resources);
+            self.dirty = true;
+        }
+        self.done(token);
     }
 
     fn update(&mut self, token: Token, id: ContainerId, asked: Resources) {

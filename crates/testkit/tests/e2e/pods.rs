@@ -251,9 +251,6 @@ fn calls_of_later_versions_say_that_they_are_not_there() -> Result<()> {
         let request = cri::CheckpointContainerRequest { container_id: id, ..Default::default() };
         let answer = bed.cri.runtime.clone().checkpoint_container(in_time(request)).await;
         assert_eq!(refused(answer), Code::Unimplemented);
-        let request = in_time(cri::UpdatePodSandboxResourcesRequest::default());
-        let answer = bed.cri.runtime.clone().update_pod_sandbox_resources(request).await;
-        assert_eq!(refused(answer), Code::Unimplemented);
         Ok(())
     })
 }

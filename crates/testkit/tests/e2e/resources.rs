@@ -209,3 +209,86 @@ fn figures_of_containers_and_pods_are_those_of_the_kernel() -> Result<()> {
         Ok(())
     })
 }
+
+/// What a pod may use as a whole, as verbose status has it.
+async fn of_the_pod(bed: &Bed, pod: &str, part: &str) -> Result<serde_json::Value> {
+    let details = bed.cri.pod_details(pod).await?;
+    let info = details.info.get("info").context("verbose status has a key \"info\"")?;
+    Ok(serde_json::from_str::<serde_json::Value>(info)?[part].take())
+}
+
+async fn resize(bed: &Bed, pod: &str, memory: i64) -> Result<(), tonic::Status> {
+    let resources = cri::LinuxContainerResources {
+        memory_limit_in_bytes: memory,
+        cpu_quota: 30_000,
+        cpu_period: 100_000,
+        ..Default::default()
+    };
+    let request = cri::UpdatePodSandboxResourcesRequest {
+        pod_sandbox_id: pod.to_owned(),
+        overhead: None,
+        resources: Some(resources),
+    };
+    bed.cri.runtime.clone().update_pod_sandbox_resources(in_time(request)).await.map(drop)
+}
+
+#[test]
+fn a_pods_own_resources_are_kept_and_limit_a_cgroup_that_berth_made() -> Result<()> {
+    on_a_node(async |bed| {
+        let limits = |memory| cri::LinuxContainerResources {
+            memory_limit_in_bytes: memory,
+            ..Default::default()
+        };
+        let own = berth_testkit::specs::Pod::new("sized").linux(|linux| {
+            linux.resources = Some(limits(64 << 20));
+            linux.overhead = Some(limits(8 << 20));
+        });
+        let pod = bed.cri.run(&own).await?;
+        let id = bed.cri.launch(&pod, &Container::idle("a", &busybox())).await?;
+        let is = async |bed: &Bed, file: &str| {
+            let controller = file.split('.').next().unwrap_or_default();
+            cgroup(bed, &id, controller, &format!("../{file}")).await
+        };
+        assert_eq!(is(bed, "memory.limit_in_bytes").await?, (72 << 20).to_string());
+        for _ in 0..2 {
+            resize(bed, &pod.id, 128 << 20).await?;
+            assert_eq!(is(bed, "memory.limit_in_bytes").await?, (136 << 20).to_string());
+            assert_eq!(is(bed, "cpu.cfs_quota_us").await?, "30000");
+        }
+        let told = of_the_pod(bed, &pod.id, "resources").await?;
+        assert_eq!(told["memory_limit"], 128 << 20);
+        assert_eq!(of_the_pod(bed, &pod.id, "overhead").await?["memory_limit"], 8 << 20);
+        bed.crash().await?;
+        assert_eq!(of_the_pod(bed, &pod.id, "resources").await?, told);
+
+        // What the kernel refuses leaves all as it was.
+        let refused = resize(bed, &pod.id, 1 << 10).await;
+        if refused.is_err() {
+            assert_eq!(of_the_pod(bed, &pod.id, "resources").await?, told);
+            assert_eq!(is(bed, "memory.limit_in_bytes").await?, (136 << 20).to_string());
+        }
+        let absent = resize(bed, &"f".repeat(64), 1 << 20).await.unwrap_err();
+        assert_eq!(absent.code(), tonic::Code::NotFound);
+        bed.cri.stop_pod(&pod.id).await?;
+        let stopped = resize(bed, &pod.id, 1 << 30).await.unwrap_err();
+        assert_eq!(stopped.code(), tonic::Code::FailedPrecondition);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_cgroup_of_the_kubelets_is_not_touched_by_a_pods_resources() -> Result<()> {
+    on_a_node(async |bed| {
+        let parent = bed.node.parent().make("kubepods/burstable/pod2")?;
+        let pod = bed.cri.run(&bed.pod("kubelets").cgroup_parent(&parent)).await?;
+        let id = bed.cri.launch(&pod, &Container::idle("a", &busybox())).await?;
+        let before = cgroup(bed, &id, "memory", "../memory.limit_in_bytes").await?;
+        resize(bed, &pod.id, 128 << 20).await?;
+        assert_eq!(cgroup(bed, &id, "memory", "../memory.limit_in_bytes").await?, before);
+        let told = of_the_pod(bed, &pod.id, "resources").await?;
+        assert_eq!(told["memory_limit"], 128 << 20);
+        bed.cri.clear(&pod.id).await?;
+        bed.node.parent().unmake("kubepods/burstable/pod2")?;
+        Ok(())
+    })
+}
