@@ -99,6 +99,9 @@ impl Container {
         // What the spec asks for, until the kernel says what came of it: a shim that dies in between
         // must not leave a process that nobody can find.
         let asked = Some(PathBuf::from(&config.linux.cgroups_path)).filter(|p| p.is_absolute());
+        if let Some(path) = &asked {
+            Place::refuse_shared(&shared.cgroups, path, &request.id)?;
+        }
         let mut traces = Traces { runtime: options, flavour, cgroup: asked };
         traces.save(&request.bundle)?;
         rootfs::mount(&request.rootfs, &root)?;

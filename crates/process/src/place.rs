@@ -47,6 +47,13 @@ impl Place {
         Ok(Self { cgroup, version: cgroups.version() })
     }
 
+    /// Refuses a container a cgroup that somebody is in: they would all be killed with it.
+    pub(crate) fn refuse_shared(cgroups: &Cgroups, path: &Path, id: &str) -> Result<()> {
+        let Some(who) = Self::at(cgroups, path)?.survivors() else { return Ok(()) };
+        let state = format!("its cgroup {} has processes already: {who}", path.display());
+        Err(Error::state("create", id, state))
+    }
+
     /// Which interface it is read by.
     pub(crate) fn version(&self) -> Version {
         self.version

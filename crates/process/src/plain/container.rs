@@ -92,6 +92,10 @@ impl<S: Shim> Container<S> {
             return Err(Error::Unimplemented(message.to_owned()));
         }
         let bundle = Bundle::read(&request.id, &request.bundle)?;
+        if let Some(cgroup) = cgroup_of(&shared.cgroups, &bundle)? {
+            let path = PathBuf::from(cgroup.path().as_str());
+            Place::refuse_shared(&shared.cgroups, &path, &request.id)?;
+        }
         let unmake = (Arc::clone(&shared), bundle.clone());
         match Self::make(request, shared, bundle).await {
             Ok(container) => {

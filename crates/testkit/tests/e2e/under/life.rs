@@ -258,3 +258,19 @@ fn two_namespaces_may_use_one_id() -> Result<()> {
         remove_elsewhere(bed).await
     })
 }
+
+/// With a container everything in its cgroup is killed.
+#[test]
+fn no_container_begins_in_a_cgroup_where_somebody_is() -> Result<()> {
+    on_a_node(async |bed| {
+        launch(bed, &[], "a", "exec sleep 1000")?;
+        let mut words = run(bed, &["--rm"], "b", "exit 3")?;
+        let at = words.iter().position(|word| word.ends_with("/b")).context("its cgroup")?;
+        words[at] = words[at].trim_end_matches('b').to_owned() + "a";
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let refused = try_ctr(bed, &words, "").await?;
+        assert!(refused.stderr.contains("has processes already"), "{}", refused.stderr);
+        assert_eq!(state(bed, "a")?.context("a task")?.1, "RUNNING");
+        remove(bed, "a").await
+    })
+}
