@@ -4,6 +4,7 @@
 //! effect has deadlines of its own and says in one line when it begins and when it ends.
 
 mod bundle;
+mod cdi;
 mod cgroup;
 mod exit;
 mod files;

@@ -30,7 +30,7 @@ const MASKED: [&str; 11] = [
 const READ_ONLY: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// The spec of a container's bundle.
+/// The spec of a container's bundle, but for its CDI devices, which [`crate::cdi::Edits::apply`] adds.
 ///
 /// # Errors
 /// When the request contradicts itself, asks for what this node cannot do, or a fact that it
@@ -84,10 +84,6 @@ fn check(input: &ContainerInput<'_>) -> Result<(), Error> {
         let text = "the node's processes cannot be shown in a pod with a user namespace: /proc \
                     belongs to another one; use POD or CONTAINER";
         return Err(Error::invalid("security_context.namespace_options.pid", text));
-    }
-    if let Some(name) = input.spec.cdi_devices.first() {
-        let text = format!("{name}: CDI devices are not supported yet; use plain devices");
-        return Err(Error::unsupported("CDI_devices", text));
     }
     if let Profile::Localhost(name) = &security.seccomp
         && name.is_empty()

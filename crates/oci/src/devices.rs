@@ -90,7 +90,7 @@ fn of_the_runtime(path: &Path) -> bool {
     own.iter().any(|own| path.starts_with(own))
 }
 
-fn node(device: &DeviceNode, path: PathBuf) -> LinuxDevice {
+pub(crate) fn node(device: &DeviceNode, path: PathBuf) -> LinuxDevice {
     LinuxDevice {
         path,
         kind: device.kind,
@@ -102,7 +102,7 @@ fn node(device: &DeviceNode, path: PathBuf) -> LinuxDevice {
     }
 }
 
-fn rule(device: &DeviceNode, access: &str) -> DeviceRule {
+pub(crate) fn rule(device: &DeviceNode, access: &str) -> DeviceRule {
     DeviceRule {
         allow: true,
         kind: Some(device.kind),
@@ -122,7 +122,7 @@ fn container_path(field: &str, asked: &Device, found: &DeviceNode) -> Result<Pat
     })
 }
 
-fn access(field: &str, asked: &str) -> Result<String, Error> {
+pub(crate) fn access(field: &str, asked: &str) -> Result<String, Error> {
     let fine = !asked.is_empty() && asked.chars().all(|c| "rwm".contains(c));
     if !fine {
         let text = format!("{asked:?} must be one or more of r, w and m");

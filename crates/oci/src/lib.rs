@@ -14,6 +14,7 @@
 mod annotations;
 mod base;
 mod capability;
+pub mod cdi;
 mod cgroup_path;
 mod container;
 mod devices;

@@ -159,6 +159,9 @@ pub struct Mount {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Hooks {
+    /// As `createRuntime`, and older.
+    #[serde(skip_serializing_if = "no")]
+    pub prestart: Vec<Hook>,
     /// After the namespaces are made, before the root is changed, outside them.
     #[serde(skip_serializing_if = "no")]
     pub create_runtime: Vec<Hook>,

@@ -267,8 +267,6 @@ fn devices_need_permissions_and_facts() {
         expect(&error, Kind::Invalid, "devices[0].permissions");
     }
     assert_eq!(refused(|s| s.spec.devices = vec![device("r")]).kind(), Kind::Broken);
-    let error = refused(|s| s.spec.cdi_devices = vec!["vendor.com/gpu=0".to_owned()]);
-    expect(&error, Kind::Unimplemented, "CDI_devices");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use berth_pod::spec::{
 use berth_pod::{ContainerId, Kind};
 use serde_json::{Value, json};
 
-use super::{Context, Result, Trouble, blocking, failed, files, helper, volumes};
+use super::{Context, Result, Trouble, blocking, cdi, failed, files, helper, volumes};
 use crate::convert::Fail as _;
 
 /// What the OCI runtime reads.
@@ -42,7 +42,9 @@ pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<Conta
     let mounts = mounts(context, id, of_mounts)?;
     let devices = devices(spec, of_devices)?;
     let seccomp = context.abortable(seccomp(context, spec)).await?;
-    let config = config(context, id, &mounts, &devices, seccomp.as_ref())?;
+    let cdi = context.abortable(cdi::find(context, &spec.cdi_devices)).await?;
+    let looked_up = LookedUp { mounts: &mounts, devices: &devices, seccomp: seccomp.as_ref(), cdi };
+    let config = config(context, id, &looked_up)?;
     let bundle = context.layout().bundle(id.as_str());
     let group = group(&context.record.spec.spec);
     blocking(move || write(&bundle, &config, group).and_then(|()| make_rootfs(&bundle))).await?;
@@ -50,13 +52,15 @@ pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<Conta
     Ok(ContainerFact::Bundle)
 }
 
-fn config(
-    context: &Context,
-    id: &ContainerId,
-    mounts: &[CheckedMount],
-    devices: &[Vec<DeviceNode>],
-    seccomp: Option<&Seccomp>,
-) -> Result<Vec<u8>> {
+/// What was found out about what a container asks for.
+struct LookedUp<'a> {
+    mounts: &'a [CheckedMount],
+    devices: &'a [Vec<DeviceNode>],
+    seccomp: Option<&'a Seccomp>,
+    cdi: Option<cdi::Found>,
+}
+
+fn config(context: &Context, id: &ContainerId, looked_up: &LookedUp<'_>) -> Result<Vec<u8>> {
     let (record, layout) = (&context.record, context.layout());
     let c = context.container(id)?;
     let Some(image) = c.image.held() else { return failed(Kind::Broken, "the image is not held") };
@@ -91,13 +95,16 @@ fn config(
         image: &image.facts,
         user: &image.user,
         rootfs: ROOTFS.as_ref(),
-        mounts,
+        mounts: looked_up.mounts,
         image_volumes: &[],
-        devices,
-        seccomp,
+        devices: looked_up.devices,
+        seccomp: looked_up.seccomp,
         target_pid: target.as_deref(),
     };
-    let spec = container_spec(&input)?;
+    let mut spec = container_spec(&input)?;
+    if let Some(cdi) = &looked_up.cdi {
+        cdi.edits.apply(&mut spec, &cdi.nodes)?;
+    }
     match &handler.base_spec {
         Some(base) => Ok(berth_oci::over_base(base, &spec)?),
         None => Ok(to_json(&spec)?),
@@ -125,6 +132,11 @@ async fn stat(context: &Context, spec: &ContainerSpec) -> Result<Vec<Value>> {
     };
     let mut paths: Vec<Value> = spec.mounts.iter().filter_map(source).collect();
     paths.extend(spec.devices.iter().map(|d| json!({"path": d.host_path, "want": "device"})));
+    ask(context, paths).await
+}
+
+/// Has a process look at these paths.
+pub(super) async fn ask(context: &Context, paths: Vec<Value>) -> Result<Vec<Value>> {
     if paths.is_empty() {
         return Ok(Vec::new());
     }
@@ -222,7 +234,7 @@ fn devices(spec: &ContainerSpec, found: &[Value]) -> Result<Vec<Vec<DeviceNode>>
     Ok(all)
 }
 
-fn node(asked: &Path, found: &Value) -> Option<DeviceNode> {
+pub(super) fn node(asked: &Path, found: &Value) -> Option<DeviceNode> {
     let kind = match found["kind"].as_str()? {
         "char" => DeviceKind::Char,
         "block" => DeviceKind::Block,

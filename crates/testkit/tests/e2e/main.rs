@@ -9,6 +9,7 @@ mod badworld;
 mod census;
 mod cli;
 mod daemon;
+mod devices;
 mod events;
 mod exec;
 mod gateway;
