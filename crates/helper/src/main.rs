@@ -14,6 +14,7 @@ mod mounts;
 mod namespaces;
 mod pause;
 mod read;
+mod relabel;
 mod stat;
 
 use std::io::{Read, Write};
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         "idmap" => answer(idmap::idmap),
         "mount" => answer(mounts::mount),
         "read" => answer(read::read),
+        "relabel" => answer(relabel::relabel),
         "hold" => answer(hold::hold),
         "pause" => return pause::pause(),
         _ => Err(Error::Verb { verb }),

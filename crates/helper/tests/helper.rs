@@ -390,3 +390,27 @@ fn a_file_is_read_up_to_a_limit_and_nothing_else_is_waited_for() {
     refused(Path::new("/dev/zero"), 8, "invalid");
     refused(&dir.path().join("none"), 8, "not_found");
 }
+
+#[test]
+fn a_volume_is_relabelled_and_nothing_that_its_links_lead_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let (volume, outside) = (dir.path().join("volume"), dir.path().join("outside"));
+    std::fs::create_dir_all(volume.join("below")).unwrap();
+    std::fs::write(volume.join("below/file"), "x").unwrap();
+    std::fs::create_dir(&outside).unwrap();
+    std::os::unix::fs::symlink(&outside, volume.join("link")).unwrap();
+    let label = "system_u:object_r:container_file_t:s0:c1,c2";
+    ask_well("relabel", &json!({"paths": [&volume], "label": label}));
+    let told = |path: &Path| {
+        let mut buffer = [0; 128];
+        let length = rustix::fs::lgetxattr(path, "security.selinux", &mut buffer[..]);
+        length.ok().map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned())
+    };
+    for path in ["", "below", "below/file", "link"] {
+        assert_eq!(told(&volume.join(path)).as_deref(), Some(label), "{path}");
+    }
+    assert_eq!(told(&outside), None);
+    let (exit, answer) = ask("relabel", &json!({"paths": ["/etc"], "label": label}));
+    assert_eq!(exit, Exit::Code(1));
+    assert_eq!(answer["error"]["kind"], "invalid");
+}

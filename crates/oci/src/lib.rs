@@ -38,7 +38,7 @@ pub use cgroup_path::cgroups_path;
 pub use container::container_spec;
 pub use error::Error;
 pub use mounts::image_volumes;
-pub use process::exec_process;
+pub use process::{exec_process, is_loaded, mount_label};
 pub use resources::{linux_resources, oom_score_adj, update_resources};
 pub use sandbox::{SandboxTask, sandbox_spec};
 pub use seccomp::{default_profile, parse_profile};

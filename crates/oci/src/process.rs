@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use berth_pod::spec::{Profile, Selinux};
+use berth_pod::spec::{ContainerSpec, Profile, SandboxSpec, Selinux};
 
 use crate::capability::Granted;
 use crate::error::Error;
-use crate::facts::{AppArmor, ContainerInput};
+use crate::facts::{AppArmor, ContainerInput, NodeFacts};
 use crate::paths::{clean, no_nul};
 use crate::resources::oom_score_adj;
 use crate::spec::{Process, Spec, User};
@@ -159,6 +159,13 @@ fn apparmor(input: &ContainerInput<'_>) -> Result<String, Error> {
     }
 }
 
+/// Is an AppArmor profile among those of the kernel's list, `NAME (mode)` on each line? One of
+/// another policy namespace (`:ns:name`) is not on it: the OCI runtime finds out.
+pub fn is_loaded(list: &str, profile: &str) -> bool {
+    let names = list.lines().filter_map(|line| line.rsplit_once(" (")).map(|(name, _)| name);
+    profile.starts_with(':') || names.into_iter().any(|name| name == profile)
+}
+
 /// SELinux labels; "" is none.
 #[derive(Default)]
 pub(crate) struct Labels {
@@ -171,8 +178,18 @@ pub(crate) struct Labels {
 /// Labels of a container: its own parts, else the pod's. None are made up for a container that
 /// names none. Where SELinux is off, labels mean nothing and are left out.
 pub(crate) fn selinux_labels(input: &ContainerInput<'_>) -> Labels {
-    let asked = input.spec.security.selinux.as_ref().or(input.pod.spec.selinux.as_ref());
-    let Some(parts) = asked.filter(|_| input.pod.node.selinux) else { return Labels::default() };
+    labels(input.spec, input.pod.spec, input.pod.node)
+}
+
+/// The label of the files that a container is to be able to use; "" is none. A volume gets it that
+/// is to be relabelled.
+pub fn mount_label(container: &ContainerSpec, pod: &SandboxSpec, node: &NodeFacts) -> String {
+    labels(container, pod, node).mounts
+}
+
+fn labels(container: &ContainerSpec, pod: &SandboxSpec, node: &NodeFacts) -> Labels {
+    let asked = container.security.selinux.as_ref().or(pod.selinux.as_ref());
+    let Some(parts) = asked.filter(|_| node.selinux) else { return Labels::default() };
     Labels {
         process: label(parts, "system_r", "container_t"),
         mounts: label(
@@ -229,6 +246,17 @@ mod tests {
         assert_eq!(process.env, ["A=1", "TERM=xterm"]);
         spec.process.as_mut().unwrap().env = vec!["TERM=dumb".to_owned()];
         assert_eq!(exec_process(&spec, &cmd, true).unwrap().env, ["TERM=dumb"]);
+    }
+
+    #[test]
+    fn an_apparmor_profile_is_loaded_if_the_kernel_lists_it() {
+        let list = "docker-default (enforce)\n/usr/bin/man (complain)\nodd (name) (unconfined)\n";
+        for name in ["docker-default", "/usr/bin/man", "odd (name)", ":ns:other"] {
+            assert!(is_loaded(list, name), "{name}");
+        }
+        for name in ["docker", "enforce", "", "odd"] {
+            assert!(!is_loaded(list, name), "{name}");
+        }
     }
 
     #[test]

@@ -20,6 +20,12 @@ pub fn linux_resources(asked: &Resources, node: &NodeFacts) -> Result<LinuxResou
         let text = "cgroup v2 files were given, but this node runs cgroup v1";
         return Err(Error::invalid("linux.resources.unified", text));
     }
+    if let Some((size, _)) = asked.hugepages.iter().find(|(_, limit)| **limit > 0 && !node.hugetlb)
+    {
+        let text = format!("{size}: this node's cgroups have no controller for huge pages");
+        return Err(Error::unsupported("linux.resources.hugepage_limits", text));
+    }
+    // The kubelet names a limit of 0 for every size of the machine.
     let hugepages = asked.hugepages.iter().filter(|_| node.hugetlb);
     Ok(LinuxResources {
         devices: Vec::new(),

@@ -140,7 +140,7 @@ impl Place {
     }
 
     /// Applies the shim's own part of an update. The kubelet names a limit for every size of huge
-    /// pages of the machine: where the kernel keeps none there is none to set.
+    /// pages of the machine: where the kernel keeps none, a limit of 0 is kept all the same.
     pub(crate) fn apply(&self, mut rest: Rest) -> Result<()> {
         let directory = self.cgroup.directory(Controller::Hugetlb);
         let kept = |size: &str| {
@@ -150,7 +150,7 @@ impl Place {
             };
             directory.as_ref().is_some_and(|directory| directory.join(file).exists())
         };
-        rest.hugepage_limits.retain(|page| kept(&page.page_size));
+        rest.hugepage_limits.retain(|page| page.limit > 0 || kept(&page.page_size));
         if rest.hugepage_limits.is_empty() && rest.unified.is_empty() {
             return Ok(());
         }

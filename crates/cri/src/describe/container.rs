@@ -91,12 +91,14 @@ fn user(container: &ContainerView) -> cri::ContainerUser {
     cri::ContainerUser { linux: Some(linux.unwrap_or_default()) }
 }
 
+/// Without the handler that it was asked for: the kubelet finds out by both whether an image is in
+/// use, and lists show an image once, for every handler.
 fn image(asked: &ImageAsked) -> cri::ImageSpec {
     cri::ImageSpec {
         image: asked.reference.clone(),
         annotations: asked.annotations.clone(),
         user_specified_image: asked.user_specified.clone(),
-        runtime_handler: asked.runtime_handler.clone(),
+        runtime_handler: String::new(),
         image_ref: String::new(),
     }
 }

@@ -4,6 +4,7 @@ use berth_image::Credentials;
 use berth_proto::cri::v1 as cri;
 
 use super::image_name;
+use crate::admit::Refusal;
 use crate::{Cri, Error};
 
 pub(crate) async fn pull_image(
@@ -11,6 +12,12 @@ pub(crate) async fn pull_image(
     request: cri::PullImageRequest,
 ) -> Result<cri::PullImageResponse, Error> {
     let name = image_name(request.image.as_ref())?;
+    let handler = request.image.as_ref().map(|image| &*image.runtime_handler).unwrap_or_default();
+    // Layers are the same for every handler, so one image serves them all.
+    if !handler.is_empty() && cri.parts.node.handlers().get(handler).is_none() {
+        let advice = "name a handler of this node's configuration, or leave it empty";
+        return Err(Refusal::new("image.runtime_handler", handler, advice).into());
+    }
     let credentials = request.auth.map(credentials);
     let id = cri.parts.images.pull(name, credentials).await?;
     // The same identity that lists, status and containers answer.

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use berth_oci::facts::{
-    CheckedMount, ContainerInput, DeviceNode, PodFiles, PodInput, SourcePropagation,
+    AppArmor, CheckedMount, ContainerInput, DeviceNode, PodFiles, PodInput, SourcePropagation,
 };
 use berth_oci::spec::{DeviceKind, Seccomp};
-use berth_oci::{container_spec, parse_profile, to_json};
+use berth_oci::{container_spec, is_loaded, mount_label, parse_profile, to_json};
 use berth_pod::record::ContainerFact;
 use berth_pod::spec::{
     ContainerSpec, Mount, MountSource, PidMode, Profile, Propagation, SandboxSpec,
@@ -32,6 +32,12 @@ pub(super) const ROOTFS: &str = "rootfs";
 /// How long strangers' mounts below a bundle may take to be detached.
 const UNMOUNT: Duration = Duration::from_secs(10);
 
+/// The profiles that are loaded.
+const APPARMOR_PROFILES: &str = "/sys/kernel/security/apparmor/profiles";
+
+/// How long the files of a container's volumes may take to be relabelled: millions of them take long.
+const RELABEL: Duration = Duration::from_secs(120);
+
 /// The largest seccomp profile; the default one has 12 KiB.
 const PROFILE: u64 = 1 << 20;
 
@@ -41,6 +47,7 @@ pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<Conta
     let (of_mounts, of_devices) = found.split_at(found.len().saturating_sub(spec.devices.len()));
     let mounts = mounts(context, id, of_mounts)?;
     let devices = devices(spec, of_devices)?;
+    confined(context, spec).await?;
     let seccomp = context.abortable(seccomp(context, spec)).await?;
     let cdi = context.abortable(cdi::find(context, &spec.cdi_devices)).await?;
     let looked_up = LookedUp { mounts: &mounts, devices: &devices, seccomp: seccomp.as_ref(), cdi };
@@ -251,6 +258,34 @@ pub(super) fn node(asked: &Path, found: &Value) -> Option<DeviceNode> {
         uid: number("uid").unwrap_or_default(),
         gid: number("gid").unwrap_or_default(),
     })
+}
+
+/// An AppArmor profile that is not loaded is said here, and volumes are relabelled for SELinux.
+async fn confined(context: &Context, spec: &ContainerSpec) -> Result<()> {
+    let node = &context.settings().node;
+    if let (Profile::Localhost(name), AppArmor::On { .. }) =
+        (&spec.security.apparmor, &node.apparmor)
+    {
+        let list = blocking(|| Ok(std::fs::read_to_string(APPARMOR_PROFILES).ok())).await?;
+        if list.is_some_and(|list| !is_loaded(&list, name)) {
+            let text = format!(
+                "security_context.apparmor: the profile {name:?} is not loaded on this node: load \
+                 it with apparmor_parser"
+            );
+            return failed(Kind::Invalid, text);
+        }
+    }
+    let label = mount_label(spec, &context.record.spec.spec, node);
+    let path = |mount: &Mount| match &mount.source {
+        MountSource::Host(path) if mount.selinux_relabel => Some(path.clone()),
+        _ => None,
+    };
+    let paths: Vec<PathBuf> = spec.mounts.iter().filter_map(path).collect();
+    if label.is_empty() || paths.is_empty() {
+        return Ok(());
+    }
+    let request = json!({"paths": paths, "label": label});
+    context.abortable(helper::call(context, "relabel", &request, RELABEL)).await.map(drop)
 }
 
 async fn seccomp(context: &Context, spec: &ContainerSpec) -> Result<Option<Seccomp>> {

@@ -12,6 +12,7 @@ mod daemon;
 mod devices;
 mod events;
 mod exec;
+mod fields;
 mod gateway;
 mod handlers;
 mod images;
