@@ -48,6 +48,7 @@ impl Subject {
             container: Container::idle("main", &busybox()).mount_with("", "/image", |mount| {
                 mount.image = Some(berth_testkit::cri::image(&busybox()));
                 mount.image_sub_path = "www".to_owned();
+                mount.readonly = true;
             }),
             running: None,
             id: None,
