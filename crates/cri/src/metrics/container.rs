@@ -6,7 +6,7 @@ use berth_proto::cri::v1 as cri;
 
 use super::devices::Disk;
 use super::families as f;
-use super::kernel::{self, Reader};
+use super::kernel::{self, Of, Reader};
 use super::writer::Writer;
 use crate::{Cri, describe};
 
@@ -25,7 +25,7 @@ pub(super) fn metrics(
         kernel::guest(usage, &mut out);
     } else if let Some(cgroup) = container.cgroup().and_then(|path| cri.parts.cgroups.at(path).ok())
     {
-        reader.read(&cgroup, &mut out);
+        reader.read(&cgroup, Of::Container, &mut out);
         if let Some(pid) = container.pid() {
             kernel::limits(pid, &mut out);
         }

@@ -7,7 +7,7 @@ use berth_cgroup::{Cgroup, DeviceIo, MemoryDetail, Pressures, Stats};
 
 use super::devices::Devices;
 use super::families as f;
-use super::processes;
+use super::processes::{self, Open};
 use super::writer::Writer;
 
 const PROC: &str = "/proc";
@@ -17,11 +17,22 @@ pub(super) struct Reader {
     pub(super) devices: Devices,
     /// Sizes of huge pages.
     pub(super) hugepages: Vec<String>,
+    /// What the containers read since the last pod have open: a pod has nothing else.
+    pub(super) open: Open,
+}
+
+/// Whose cgroup it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Of {
+    /// A container's.
+    Container,
+    /// That of a pod whose containers have just been read.
+    Pod,
 }
 
 impl Reader {
     /// Reads a cgroup and writes its series; one that is gone has none.
-    pub(super) fn read(&mut self, cgroup: &Cgroup, out: &mut Writer) {
+    pub(super) fn read(&mut self, cgroup: &Cgroup, of: Of, out: &mut Writer) {
         let Ok(stats) = cgroup.stats() else { return };
         cpu(cgroup, &stats, out);
         memory(cgroup, &stats, out);
@@ -37,7 +48,19 @@ impl Reader {
         if let Ok(Some(pressures)) = cgroup.pressures() {
             pressure(&pressures, out);
         }
-        population(cgroup, &stats, out);
+        let Ok(pids) = cgroup.population() else { return };
+        let pids: Vec<_> = pids.into_iter().map(|pid| pid.as_raw_pid()).collect();
+        population(&pids, &stats, out);
+        let open = match of {
+            Of::Container => processes::open(Path::new(PROC), pids.into_iter()),
+            Of::Pod => std::mem::take(&mut self.open),
+        };
+        out.set(&f::FILE_DESCRIPTORS, open.files);
+        out.set(&f::SOCKETS, open.sockets);
+        if of == Of::Container {
+            self.open.files += open.files;
+            self.open.sockets += open.sockets;
+        }
     }
 }
 
@@ -98,19 +121,15 @@ fn pressure(all: &Pressures, out: &mut Writer) {
     out.set(&f::PRESSURE_IO_STALLED, seconds(all.io.full.total_us));
 }
 
-/// Processes, threads and what they have open.
-fn population(cgroup: &Cgroup, stats: &Stats, out: &mut Writer) {
-    let Ok(pids) = cgroup.population() else { return };
-    let (proc, raw) = (Path::new(PROC), || pids.iter().map(|pid| pid.as_raw_pid()));
+/// Processes and threads.
+fn population(pids: &[i32], stats: &Stats, out: &mut Writer) {
+    let threads = || processes::threads(Path::new(PROC), pids.iter().copied());
     let count = u64::try_from(pids.len()).unwrap_or(u64::MAX);
     out.set(&f::PROCESSES, count);
     // Without the pids controller nobody counts threads.
     let counted = stats.pids.map(|pids| pids.current);
-    out.set(&f::THREADS, counted.unwrap_or_else(|| processes::threads(proc, raw())));
+    out.set(&f::THREADS, counted.unwrap_or_else(threads));
     out.set(&f::THREADS_MAX, stats.pids.and_then(|pids| pids.limit).unwrap_or(0));
-    let open = processes::open(proc, raw());
-    out.set(&f::FILE_DESCRIPTORS, open.files);
-    out.set(&f::SOCKETS, open.sockets);
 }
 
 fn seconds_of_ns(ns: u64) -> u64 {

@@ -10,7 +10,8 @@ use berth_proto::cri::v1 as cri;
 use super::container::{self, life};
 use super::devices::{Devices, Disk};
 use super::families::{self as f, Family};
-use super::kernel::Reader;
+use super::kernel::{Of, Reader};
+use super::processes::Open;
 use super::writer::Writer;
 use crate::stats::network::{self, Interface, Traffic};
 use crate::stats::{is_alive, place};
@@ -26,15 +27,20 @@ pub(crate) fn pod_metrics(
     let alive = |pod: &PodView| pod.record.ready() || pod.containers.iter().any(|c| is_alive(c));
     let pods: Vec<_> = pods.iter().filter(|pod| alive(pod)).collect();
     let networks = network::read(pods.iter().map(|pod| place(pod)).collect());
-    let mut reader = Reader { devices: Devices::default(), hugepages: Cgroups::hugepage_sizes() };
+    let mut reader = Reader {
+        devices: Devices::default(),
+        hugepages: Cgroups::hugepage_sizes(),
+        open: Open::default(),
+    };
     let disk = Disk::of(Path::new(&*cri.layers), &mut reader.devices);
     let mut all = Vec::with_capacity(pods.len());
     for (pod, network) in pods.into_iter().zip(networks) {
-        let metrics = of_pod(cri, pod, network, &mut reader);
+        reader.open = Open::default();
         let of_container =
             |c: &_| container::metrics(cri, (pod, c), (&mut reader, disk.as_ref()), guests);
         let alive = pod.containers.iter().map(|c| &**c).filter(|container| is_alive(container));
         let container_metrics = alive.map(of_container).collect();
+        let metrics = of_pod(cri, pod, network, &mut reader);
         let pod_sandbox_id = pod.id().to_string();
         all.push(cri::PodSandboxMetrics { pod_sandbox_id, metrics, container_metrics });
     }
@@ -54,7 +60,7 @@ fn of_pod(
         [path, id, String::new(), name.namespace.clone(), name.name.clone(), String::new()];
     let mut out = Writer::new(describe::now(), labels);
     if let Some(cgroup) = cgroup.and_then(|path| cri.parts.cgroups.at(path).ok()) {
-        reader.read(&cgroup, &mut out);
+        reader.read(&cgroup, Of::Pod, &mut out);
     }
     let own = |interface: &Interface| interface.name != "lo";
     for interface in network.into_iter().flatten().filter(own) {

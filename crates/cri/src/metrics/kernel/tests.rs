@@ -52,8 +52,12 @@ fn series(files: &[(&str, &str)]) -> BTreeMap<String, u64> {
     }
     let cgroup = Cgroups::v2_at(root.path()).at("/pod").unwrap();
     let mut out = Writer::new(1, Default::default());
-    let mut reader = Reader { devices: Devices::default(), hugepages: vec!["2MB".to_owned()] };
-    reader.read(&cgroup, &mut out);
+    let mut reader = Reader {
+        devices: Devices::default(),
+        hugepages: vec!["2MB".to_owned()],
+        open: Open::default(),
+    };
+    reader.read(&cgroup, Of::Container, &mut out);
     let own = |metric: &berth_proto::cri::v1::Metric| {
         let labels = &metric.label_values[f::BASE.len()..];
         let name = metric.name.trim_start_matches("container_");
