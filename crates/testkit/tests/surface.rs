@@ -101,7 +101,13 @@ const CALLS: &[(&[&str], Proof)] = &[
             "e2e/metrics.rs the_values_are_what_the_container_does",
         ]),
     ),
-    (&["UpdatePodSandboxResources"], Open("limits of a pod that runs")),
+    (
+        &["UpdatePodSandboxResources"],
+        By(&[
+            "e2e/resources.rs a_pods_own_resources_are_kept_and_limit_a_cgroup_that_berth_made",
+            "e2e/resources.rs a_cgroup_of_the_kubelets_is_not_touched_by_a_pods_resources",
+        ]),
+    ),
     (
         &[
             "StreamPodSandboxes",
