@@ -61,10 +61,13 @@ async fn close(bed: &mut Bed) -> Result<()> {
     bed.close().await
 }
 
-/// Mirrors for every host, none of which is asked itself.
+/// Mirrors for every host, none of which is asked itself, and a handler for each OCI runtime that
+/// `-runtime-handler` may name.
 fn config() -> Config {
     let hosts = format!("server = \"http://127.0.0.1:{REGISTRY_PORT}\"\n");
-    HOSTS.iter().fold(Config::default(), |config, host| {
+    let handlers = "[handlers.runc]\nruntime = \"runc\"\n[handlers.crun]\nruntime = \"crun\"\n";
+    let config = Config::default().drop_in("60-handlers.toml", handlers);
+    HOSTS.iter().fold(config, |config, host| {
         config.file(&format!("berth/certs.d/{host}/hosts.toml"), &hosts)
     })
 }
