@@ -214,6 +214,10 @@ impl Carriers {
     /// Writes to a new log file from now on: the old one was moved away.
     pub(crate) async fn reopen(&self, id: &ContainerId) -> Result<()> {
         let Some(carrier) = self.of(id) else { return Ok(()) };
+        if !lock(&carrier.sources).is_empty() {
+            // It could not be opened when this daemon began.
+            return self.begin(id, true).await;
+        }
         let (reply, answer) = oneshot::channel();
         carrier.orders.give(Order::Reopen(reply));
         match tokio::time::timeout(REOPEN, answer).await {

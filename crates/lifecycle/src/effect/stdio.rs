@@ -1,10 +1,16 @@
 //! The streams of a container whose shim is not our own: fifos, which the daemon carries.
 
+use std::time::Duration;
+
 use berth_pod::ContainerId;
 use berth_pod::spec::Stdin;
 
 use super::{Context, Result, blocking, helper, shim};
 use crate::carry::{Paths, Wanted};
+
+/// When a log is tried again that could not be opened, and how seldom in the end.
+const AGAIN: Duration = Duration::from_secs(1);
+const SELDOM: Duration = Duration::from_secs(30);
 
 fn wanted(context: &Context, id: &ContainerId) -> Result<Wanted> {
     let spec = &context.container(id)?.spec.spec;
@@ -32,17 +38,22 @@ pub(super) async fn begin(context: &Context, id: &ContainerId) -> Result<()> {
     context.shared.carriers.begin(id, false).await
 }
 
-/// Goes on with what another daemon has carried.
+/// Goes on with what another daemon has carried, as soon as its log can be opened: the container waits
+/// once a fifo is full.
 pub(super) async fn resume(context: &Context, id: &ContainerId) {
     if !shim::foreign(context) {
         return;
     }
-    let resumed = async {
-        let wanted = wanted(context, id)?;
-        context.shared.carriers.resume(id, wanted).await
-    };
-    if let Err(why) = resumed.await {
-        tracing::warn!(container = %id, error = ?why, "its output cannot be carried on");
+    let mut pause = AGAIN;
+    loop {
+        let resumed = async {
+            let wanted = wanted(context, id)?;
+            context.shared.carriers.resume(id, wanted).await
+        };
+        let Err(why) = resumed.await else { return };
+        tracing::warn!(container = %id, error = ?why, ?pause, "its output cannot be carried on yet");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(SELDOM);
     }
 }
 

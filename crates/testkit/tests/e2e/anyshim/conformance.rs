@@ -448,10 +448,10 @@ pub(super) async fn death(bed: &mut Bed, subject: &Subject) -> Result<()> {
         };
         let alive = format!("ps -e -o args | grep -c '^{sought}' || true");
         let alive = alive.as_str();
-        let running = || bed.node.run("sh", &["-c", alive]);
+        let running = |bed: &Bed| bed.node.run("sh", &["-c", alive]);
         eventually(
             || "they do not run".to_owned(),
-            async || Ok((running()?.trim() == "2").then_some(())),
+            async || Ok((running(bed)?.trim() == "2").then_some(())),
         )
         .await?;
         let begin = Instant::now();
@@ -463,8 +463,12 @@ pub(super) async fn death(bed: &mut Bed, subject: &Subject) -> Result<()> {
             subject.kill_shim_of(bed, &pod.id)?;
         }
         let status = bed.cri.exited(&id).await?;
-        let left = bed.node.run("sh", &["-c", alive])?;
-        assert_eq!(left.trim(), "0", "who is listed as ended is dead");
+        // containerd lists the end first, and kills then.
+        if subject.daemon == Daemon::Containerd {
+            let dead = async || Ok((running(bed)?.trim() == "0").then_some(()));
+            eventually(|| "who is listed as ended lives".to_owned(), dead).await?;
+        }
+        assert_eq!(running(bed)?.trim(), "0", "who is listed as ended is dead");
         assert_eq!(status.exit_code, 255);
         // containerd says Error or Unknown.
         assert!(subject.daemon == Daemon::Containerd || status.reason == "Error", "{status:?}");

@@ -196,6 +196,36 @@ fn a_pod_outlives_its_shims_program() -> Result<()> {
     })
 }
 
+/// A log that a new daemon cannot open is written as soon as it can be, with all that was said.
+#[test]
+fn a_log_that_is_away_when_the_daemon_starts_loses_nothing() -> Result<()> {
+    Subject::runc_v2()?.on_a_node(async |bed| {
+        let pod = bed.cri.run(&bed.pod("away")).await?;
+        let counts = "i=0; while usleep 20000; do i=$((i+1)); echo line $i; done";
+        bed.cri.launch(&pod, &Container::new("a", &busybox()).shell(counts)).await?;
+        bed.log_says("away", "line 5").await?;
+        let (logs, away) = (bed.logs("away"), bed.node.disk().join("elsewhere"));
+        bed.node.kill_daemon()?;
+        std::fs::rename(&logs, &away)?;
+        // Nothing can be made in a file.
+        std::fs::write(&logs, "")?;
+        bed.start().await?;
+        bed.file_says(&bed.node.log(), "its output cannot be carried on yet").await?;
+        std::fs::remove_file(&logs)?;
+        std::fs::rename(&away, &logs)?;
+        let said = bed.log("away")?.lines().count();
+        bed.log_says("away", &format!("line {}", said + 100)).await?;
+        let numbers: Vec<usize> =
+            bed.log("away")?.lines().filter_map(|l| l.rsplit(' ').next()?.parse().ok()).collect();
+        // What was being written when the daemon died may be there twice.
+        assert!(
+            numbers.windows(2).all(|two| two[1] <= two[0] + 1),
+            "a line is missing: {numbers:?}"
+        );
+        Ok(())
+    })
+}
+
 /// What a shim says in its `log` fifo, and what it publishes by running the daemon's own binary.
 #[test]
 fn a_shims_log_and_its_events_are_heard() -> Result<()> {
