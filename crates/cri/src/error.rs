@@ -37,6 +37,15 @@ pub enum Error {
         /// What it said.
         value: i64,
     },
+    /// What a client is to find cannot be offered.
+    #[error(transparent)]
+    Streaming(#[from] berth_streaming::Error),
+    /// There is no server for streams.
+    #[error("there is no streaming server: {0}")]
+    NoStreaming(String),
+    /// A number that is no port's.
+    #[error("port is {0}: give ports from 1 to 65535")]
+    Port(i32),
     /// A part of CRI that this version of Berth does not have.
     #[error("{0} is not implemented in this version of Berth")]
     Unimplemented(&'static str),
@@ -57,13 +66,21 @@ impl Error {
     /// What sort of failure it is.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Refused(_) | Self::NoId(_) | Self::Negative { .. } | Self::PodCidr { .. } => {
-                Kind::Invalid
-            }
+            Self::Refused(_)
+            | Self::NoId(_)
+            | Self::Negative { .. }
+            | Self::Port(_)
+            | Self::PodCidr { .. } => Kind::Invalid,
             Self::Lifecycle(error) => error.kind(),
             Self::Image(error) => of_image(error.kind()),
             Self::Unimplemented(_) => Kind::Unimplemented,
-            Self::Dropped(_) => Kind::Unavailable,
+            Self::Streaming(error) => match error.kind() {
+                berth_streaming::Kind::Invalid => Kind::Invalid,
+                berth_streaming::Kind::Exhausted => Kind::Exhausted,
+                berth_streaming::Kind::Unavailable => Kind::Unavailable,
+                berth_streaming::Kind::Broken => Kind::Broken,
+            },
+            Self::Dropped(_) | Self::NoStreaming(_) => Kind::Unavailable,
         }
     }
 }

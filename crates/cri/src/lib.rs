@@ -21,6 +21,7 @@ mod metrics;
 mod parts;
 mod rpc;
 mod runtime_service;
+mod sessions;
 mod stats;
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use berth_proto::cri::v1::runtime_service_server::RuntimeServiceServer;
 
 pub use error::{Error, code_of, status};
 pub use parts::{Condition, Conditions, Observe, Parts, SetPodCidr};
+pub use sessions::Sessions;
 
 /// Largest request taken: configurations with many mounts and annotations are far below it.
 const LARGEST_REQUEST: usize = 16 << 20;
@@ -58,6 +60,11 @@ impl Cri {
             recursive_read_only: handler.is_some_and(|known| known.facts.recursive_read_only),
             user_namespaces: self.parts.user_namespaces,
         }
+    }
+
+    /// Where clients find their streams.
+    fn streaming(&self) -> Result<&berth_streaming::Server, Error> {
+        self.parts.streaming.as_ref().map_err(|why| Error::NoStreaming(why.clone()))
     }
 
     /// The shim of a pod as tools know it, for verbose information.

@@ -14,6 +14,8 @@ pub struct Parts {
     pub node: Node,
     /// The images.
     pub images: Store,
+    /// Where the clients of Exec, Attach and PortForward are served; or why they are not.
+    pub streaming: Result<berth_streaming::Server, String>,
     /// The kernel's figures.
     pub cgroups: Cgroups,
     /// The cgroup driver is systemd.

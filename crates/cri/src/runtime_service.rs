@@ -179,7 +179,7 @@ impl RuntimeService for Cri {
     async fn exec(&self, request: Request<cri::ExecRequest>) -> Reply<cri::ExecResponse> {
         let request = request.into_inner();
         let call = Call::read("Exec").container(&request.container_id);
-        self.call(call, async { rpc::exec::exec(self, &request) }).await
+        self.call(call, async { rpc::exec::exec(self, request) }).await
     }
 
     async fn attach(&self, request: Request<cri::AttachRequest>) -> Reply<cri::AttachResponse> {

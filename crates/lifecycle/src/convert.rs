@@ -132,6 +132,20 @@ impl<E: Fail> From<E> for crate::effect::Trouble {
     }
 }
 
+/// What a use that failed is answered.
+impl From<crate::effect::Trouble> for Error {
+    fn from(trouble: crate::effect::Trouble) -> Self {
+        use crate::effect::Trouble;
+        match trouble {
+            Trouble::Failed(why)
+            | Trouble::Known(why)
+            | Trouble::Living(why)
+            | Trouble::Dead(why) => why.into(),
+            Trouble::Aborted => Self::new(Kind::Cancelled, "it was aborted"),
+        }
+    }
+}
+
 impl From<Failure> for Error {
     fn from(why: Failure) -> Self {
         Self::new(why.kind, why.message)

@@ -11,6 +11,7 @@
 //! It must not know CRI's wire types, nor how a shim or a CNI plugin is spoken to.
 
 mod carry;
+mod command;
 mod convert;
 mod effect;
 mod error;
@@ -27,6 +28,7 @@ mod node;
 mod picture;
 mod pod_task;
 mod registry;
+mod session;
 mod settings;
 mod shared;
 mod shim_log;
@@ -39,6 +41,7 @@ pub use figures::Step;
 pub use guests::GuestUsage;
 pub use handlers::{Offer, Offered};
 pub use node::{ExecOutput, Node};
+pub use session::{BoxRead, BoxWrite, Size, Streams};
 pub use settings::{Handler, SandboxMode, Settings, ShimKind, ShimOptions};
 pub use start::{Parts, plugins_cgroup};
 pub use view::{ContainerState, ContainerView, HandlerReport, NodeReport, PodView};

@@ -9,9 +9,10 @@ use berth_pod::spec::{Admitted, ContainerSpec, Resources, SandboxSpec};
 use berth_pod::{ContainerId, Kind, SandboxId};
 use tokio::sync::mpsc;
 
+use crate::command::not_running;
 use crate::effect::{Context, Trouble, cancel, connection, limit};
 use crate::events::Listening;
-use crate::exec::{self, not_running};
+use crate::exec;
 use crate::figures::Step;
 use crate::handlers::{Chosen, Offered};
 use crate::layout::Layout;
@@ -253,7 +254,7 @@ impl Node {
         let record = self.set_sandbox_resources(id, before).await?;
         // Some limits may have been taken before the one that was not.
         let _ = limit(&self.shared.cgroups, &record).await;
-        Err(failure_of(why))
+        Err(why.into())
     }
 
     async fn set_sandbox_resources(
@@ -281,7 +282,7 @@ impl Node {
             let shim = connection(&context).await?;
             Ok(shim.reopen_log(id.as_str()).await?)
         };
-        reopen.await.map_err(failure_of)
+        reopen.await.map_err(|why: Trouble| why.into())
     }
 
     /// Runs a command in a container; none waits without end.
@@ -367,16 +368,6 @@ impl Node {
             )),
             None => Ok(None),
         }
-    }
-}
-
-/// What a caller is told of an effect that failed.
-fn failure_of(trouble: Trouble) -> Error {
-    match trouble {
-        Trouble::Failed(why) | Trouble::Known(why) | Trouble::Living(why) | Trouble::Dead(why) => {
-            why.into()
-        }
-        Trouble::Aborted => Error::new(Kind::Cancelled, "aborted"),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::handlers::{Handlers, Offered};
 use crate::layout::{Layout, below, files_name};
 use crate::settings::Settings;
 use crate::shared::{Made, Shared};
-use crate::{Error, exec, leftovers, picture, pod_task};
+use crate::{Error, command, leftovers, picture, pod_task};
 
 /// What the daemon hands over.
 pub struct Parts {
@@ -251,7 +251,7 @@ async fn end_orphans(shared: Arc<Shared>, live: Vec<Arc<PodRecord>>) {
             let (_cancel, canceled) = cancel();
             let context = Context::new(&shared, &record, queue, canceled);
             for c in record.containers.values().filter(|c| c.running()) {
-                exec::end_orphans(&context, &c.id).await;
+                command::end_orphans(&context, &c.id).await;
             }
         });
     }

@@ -14,6 +14,7 @@
 //! It owns the running processes and nothing else, must not know what an RPC, a daemon or a pod
 //! spec is, and keeps no state outside the process but what cleaning up after it needs.
 
+mod attach;
 mod body;
 mod bundle;
 mod command;
@@ -39,6 +40,7 @@ pub mod pause;
 pub mod plain;
 pub mod quiet;
 
+pub use attach::Attachment;
 pub use berth_cgroup::{Cgroups, DeviceIo, Pressure, Pressures, Stall, Version};
 pub use berth_sys as sys;
 pub use bundle::{Config, Linux, NamespaceEntry, Root, Traces};
@@ -48,7 +50,7 @@ pub use exec::ExecRequest;
 pub use flavour::Flavour;
 pub use place::{Figures, Place};
 pub use process::Ended;
-pub use pump::{Buffers, Pump, SharedLog, copy, to_log};
+pub use pump::{Buffers, Listeners, Pump, SharedLog, copy, copy_patiently, to_listeners};
 pub use reaper::{Reaper, UNKNOWN};
 pub use remains::clean_up_pod;
 pub use rootfs::MountRequest;

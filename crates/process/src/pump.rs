@@ -1,4 +1,5 @@
-//! Moving a container's output: from its pipe or terminal to its log, or to somebody's fifo.
+//! Moving a container's output: from its pipe or terminal to its log and its followers, or to somebody's
+//! fifo.
 //!
 //! A pump is a task that owns the reading end. The pumps of a shim share one pair of buffers, which
 //! exist only while data flows: an idle container costs no buffer.
@@ -13,7 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use berth_log::{Framer, LogFile, Stream};
+use berth_log::{Followers, Framer, LogFile, Stream};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -65,6 +66,8 @@ impl Buffers {
 pub struct Pump {
     task: tokio::task::JoinHandle<()>,
     finish: Option<oneshot::Sender<()>>,
+    /// What it has read is written, however long its reader takes: a caller loses nothing.
+    patient: bool,
 }
 
 impl Pump {
@@ -77,26 +80,43 @@ impl Pump {
         if let Some(finish) = self.finish.take() {
             let _ = finish.send(());
         }
-        if tokio::time::timeout(limit, &mut self.task).await.is_err() {
+        if self.patient {
+            // It fails only if it panicked.
+            let _ = self.task.await;
+        } else if tokio::time::timeout(limit, &mut self.task).await.is_err() {
             self.task.abort();
         }
     }
 
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        self.task.is_finished()
+    }
+
     fn start(work: impl Future<Output = ()> + Send + 'static, finish: oneshot::Sender<()>) -> Self {
-        Self { task: tokio::spawn(work), finish: Some(finish) }
+        Self { task: tokio::spawn(work), finish: Some(finish), patient: false }
     }
 }
 
-/// Starts to write what comes out of `from` (a pipe or a terminal) to a log.
-pub fn to_log(
+/// Where an output goes: to its log, if it has one, and to who follows it.
+#[derive(Debug)]
+pub struct Listeners {
+    /// The log.
+    pub log: Option<SharedLog>,
+    /// Who follows it as it comes; nobody any more when the pump has ended.
+    pub followers: Arc<Followers>,
+}
+
+/// Starts to give what comes out of `from` (a pipe or a terminal) to its listeners.
+pub fn to_listeners(
     from: OwnedFd,
     stream: Stream,
-    log: SharedLog,
+    to: Listeners,
     buffers: Arc<Buffers>,
 ) -> std::io::Result<Pump> {
     let from = readable(from)?;
     let (finish, asked) = oneshot::channel();
-    let mut work = Logging { from, widened: false, framer: Framer::new(stream), log, buffers };
+    let mut work = Logging { from, widened: false, framer: Framer::new(stream), to, buffers };
     Ok(Pump::start(async move { work.run(asked).await }, finish))
 }
 
@@ -108,11 +128,27 @@ pub fn copy(from: OwnedFd, to: OwnedFd) -> std::io::Result<Pump> {
     let (finish, asked) = oneshot::channel();
     let work = async move {
         tokio::select! {
-            () = copy_all(&from, &to) => {}
+            () = copy_all(&from, &to, std::future::pending()) => {}
             _ = asked => {}
         }
     };
     Ok(Pump::start(work, finish))
+}
+
+/// The same, for a reader that is there as long as somebody waits for what it is brought: what is
+/// there at the end is written, however long that reader takes.
+pub fn copy_patiently(from: OwnedFd, to: OwnedFd) -> std::io::Result<Pump> {
+    let from = readable(from)?;
+    nonblocking(&to)?;
+    let to = berth_job::watch(to, Interest::WRITABLE)?;
+    let (finish, asked) = oneshot::channel();
+    let work = async move {
+        let asked = async {
+            let _ = asked.await;
+        };
+        copy_all(&from, &to, asked).await;
+    };
+    Ok(Pump { patient: true, ..Pump::start(work, finish) })
 }
 
 struct Logging {
@@ -120,8 +156,15 @@ struct Logging {
     /// Whether the pipe has been given its larger size.
     widened: bool,
     framer: Framer,
-    log: SharedLog,
+    to: Listeners,
     buffers: Arc<Buffers>,
+}
+
+/// However it ends: its followers learn of it.
+impl Drop for Logging {
+    fn drop(&mut self) {
+        self.to.followers.end();
+    }
 }
 
 /// What one read brought.
@@ -148,10 +191,12 @@ impl Logging {
                 }
             }
         }
-        let mut out = Vec::new();
-        self.framer.finish(SystemTime::now(), &mut out);
-        if !out.is_empty() {
-            lock(&self.log).write(&out);
+        if let Some(log) = &self.to.log {
+            let mut out = Vec::new();
+            self.framer.finish(SystemTime::now(), &mut out);
+            if !out.is_empty() {
+                lock(log).write(&out);
+            }
         }
         self.buffers.release();
     }
@@ -199,24 +244,40 @@ impl Logging {
             // A terminal answers EIO when its last process has gone.
             Err(_) => return Got::End,
         };
-        let now = SystemTime::now();
-        let mut rest = &input[..count];
-        while !rest.is_empty() {
-            let taken = self.framer.push(now, rest, output);
-            rest = &rest[taken..];
-            if !output.is_empty() {
-                lock(&self.log).write(output);
-                output.clear();
+        self.to.followers.tell(&input[..count]);
+        if let Some(log) = &self.to.log {
+            let now = SystemTime::now();
+            let mut rest = &input[..count];
+            while !rest.is_empty() {
+                let taken = self.framer.push(now, rest, output);
+                rest = &rest[taken..];
+                if !output.is_empty() {
+                    lock(log).write(output);
+                    output.clear();
+                }
             }
         }
         if count == READ { Got::Full } else { Got::Some }
     }
 }
 
-async fn copy_all(from: &AsyncFd<OwnedFd>, to: &AsyncFd<OwnedFd>) {
+/// Once it is asked to finish, it takes what is there and waits for no more.
+async fn copy_all(from: &AsyncFd<OwnedFd>, to: &AsyncFd<OwnedFd>, asked: impl Future<Output = ()>) {
+    let mut asked = std::pin::pin!(asked);
     let mut space = Vec::new();
-    loop {
-        let Ok(mut ready) = from.readable().await else { return };
+    let mut rounds = None;
+    while rounds != Some(0) {
+        let ready = tokio::select! {
+            biased;
+            () = &mut asked, if rounds.is_none() => {
+                rounds = Some(LAST);
+                continue;
+            }
+            ready = from.readable() => ready,
+            () = std::future::ready(()), if rounds.is_some() => return,
+        };
+        rounds = rounds.map(|left| left - 1);
+        let Ok(mut ready) = ready else { return };
         space.resize(4096, 0);
         let count = match ready.try_io(|fd| read(fd.get_ref(), &mut space)) {
             Ok(Ok(0) | Err(_)) => return,

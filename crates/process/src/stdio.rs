@@ -6,6 +6,7 @@
 //! ```text
 //!            no terminal                          terminal
 //!  log       process → pipe → pump → log          process ↔ pty → pump → log
+//!                              └──▶ who is attached               └──▶ who is attached
 //!  fifo      process → fifo                       process ↔ pty → pump → fifo, fifo → pump → pty
 //! ```
 
@@ -14,14 +15,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use berth_log::{LogFile, Stream};
+use berth_log::{Followers, LogFile, Stream};
 use berth_sys::pipe::{FifoEnd, open_fifo, pipe, set_nonblocking};
 use rustix::termios::Winsize;
 
 use crate::error::{Error, Result};
-use crate::pump::{self, Buffers, Pump, SharedLog, lock};
+use crate::pump::{self, Buffers, Listeners, Pump, SharedLog, lock};
 use crate::runtime::Streams;
 
+/// The URI of an output that goes to whoever attaches.
+const LIVE: &str = "berth-live:";
 /// How long an exec waits for somebody to open the other end of its fifos.
 const READER: Duration = Duration::from_secs(5);
 
@@ -30,8 +33,10 @@ const READER: Duration = Duration::from_secs(5);
 pub enum Output {
     /// Nowhere.
     Null,
-    /// `berth-log:///path`: a CRI log that the shim writes.
+    /// `berth-log:///path`: a CRI log that the shim writes, and to whoever attaches.
     Log(PathBuf),
+    /// `berth-live:`: to whoever attaches, and to nobody else.
+    Live,
     /// `/path` or `fifo:///path`: a fifo that somebody else reads.
     Fifo(PathBuf),
     /// `file:///path`: a file, appended to.
@@ -88,8 +93,19 @@ impl Output {
         match self {
             Self::Null => String::new(),
             Self::Log(path) => format!("berth-log://{}", path.display()),
+            Self::Live => LIVE.to_owned(),
             Self::Fifo(path) => path.display().to_string(),
             Self::File(path) => format!("file://{}", path.display()),
+        }
+    }
+}
+
+impl Output {
+    /// The log that is written of it.
+    fn log(&self) -> Option<PathBuf> {
+        match self {
+            Self::Log(path) => Some(path.clone()),
+            _ => None,
         }
     }
 }
@@ -108,6 +124,7 @@ impl Input {
 fn output(uri: &str) -> Result<Output> {
     match uri.split_once("://") {
         _ if uri.is_empty() => Ok(Output::Null),
+        None if uri == LIVE => Ok(Output::Live),
         None => absolute(uri, uri).map(Output::Fifo),
         Some(("fifo", path)) => absolute(uri, path).map(Output::Fifo),
         Some(("berth-log", path)) => absolute(uri, path).map(Output::Log),
@@ -146,15 +163,19 @@ pub(crate) enum Owner {
 /// What the shim holds of a process's streams.
 #[derive(Debug, Default)]
 pub(crate) struct Stdio {
-    /// Outputs whose log is not open yet.
-    waiting: Vec<(OwnedFd, Stream, PathBuf)>,
+    /// Outputs that are not read yet, and the logs that are not open yet.
+    waiting: Vec<(OwnedFd, Stream, Option<PathBuf>)>,
+    /// Who follows stdout and stderr; used where an output is read here.
+    pub(crate) followers: [Arc<Followers>; 2],
     logs: Vec<(PathBuf, SharedLog)>,
     pumps: Vec<Pump>,
     /// Fifo to terminal; it stops when it is dropped: input that nobody took is nobody's loss.
     input: Option<Pump>,
-    terminal: Option<OwnedFd>,
+    /// What those who are attached send; each stops when it is dropped.
+    pub(crate) attached: Vec<Pump>,
+    pub(crate) terminal: Option<OwnedFd>,
     /// Writing end of stdin: keeps it open until CloseIO or the end.
-    stdin: Option<OwnedFd>,
+    pub(crate) stdin: Option<OwnedFd>,
     /// Reading ends of a container's fifos: with them held, it survives the reader's death.
     readers: Vec<OwnedFd>,
 }
@@ -194,9 +215,9 @@ impl Stdio {
     ) -> Result<Option<OwnedFd>> {
         match output {
             Output::Null => Ok(None),
-            Output::Log(path) => {
+            Output::Log(_) | Output::Live => {
                 let (read, write) = pipe()?;
-                self.waiting.push((read, stream, path.clone()));
+                self.waiting.push((read, stream, output.log()));
                 Ok(Some(write))
             }
             Output::File(path) => append_to(path).map(Some),
@@ -228,8 +249,9 @@ impl Stdio {
     ) -> Result<()> {
         match &ends.stdout {
             Output::Null => {}
-            Output::Log(path) => {
-                self.waiting.push((duplicate(&terminal)?, Stream::Stdout, path.clone()));
+            Output::Log(_) | Output::Live => {
+                let log = ends.stdout.log();
+                self.waiting.push((duplicate(&terminal)?, Stream::Stdout, log));
             }
             // No event tells when a file can be written, so no pump can wait for it.
             Output::File(_) => {
@@ -238,7 +260,7 @@ impl Stdio {
             }
             Output::Fifo(path) => {
                 let write = self.fifo(path, owner).await?;
-                self.copy(&terminal, write)?;
+                self.copy(&terminal, write, owner)?;
             }
         }
         if let Input::Fifo(path) = &ends.stdin {
@@ -251,26 +273,34 @@ impl Stdio {
         Ok(())
     }
 
-    fn copy(&mut self, terminal: &OwnedFd, to: OwnedFd) -> Result<()> {
-        let pump = pump::copy(duplicate(terminal)?, to)
-            .map_err(|e| Error::file("watch", "/dev/ptmx", e))?;
-        self.pumps.push(pump);
+    fn copy(&mut self, terminal: &OwnedFd, to: OwnedFd, owner: Owner) -> Result<()> {
+        let from = duplicate(terminal)?;
+        let pump = match owner {
+            Owner::Container => pump::copy(from, to),
+            Owner::Exec => pump::copy_patiently(from, to),
+        };
+        self.pumps.push(pump.map_err(|e| Error::file("watch", "/dev/ptmx", e))?);
         Ok(())
     }
 
     /// Opens the logs and starts to write them: only now, because the kubelet counts a container's
     /// starts by its log files.
     pub(crate) fn begin(&mut self, buffers: &Arc<Buffers>) -> Result<()> {
-        for (_, _, path) in &self.waiting {
+        for path in self.waiting.iter().filter_map(|(_, _, path)| path.as_ref()) {
             if !self.logs.iter().any(|(open, _)| open == path) {
                 let log = Arc::new(Mutex::new(LogFile::open(path)?));
                 self.logs.push((path.clone(), log));
             }
         }
         for (from, stream, path) in self.waiting.drain(..) {
-            let Some((_, log)) = self.logs.iter().find(|(open, _)| *open == path) else { continue };
-            let pump = pump::to_log(from, stream, Arc::clone(log), Arc::clone(buffers))
-                .map_err(|e| Error::file("watch the output for", &path, e))?;
+            let log = self.logs.iter().find(|(open, _)| Some(open) == path.as_ref());
+            let followers = &self.followers[usize::from(stream == Stream::Stderr)];
+            let to = Listeners {
+                log: log.map(|(_, log)| Arc::clone(log)),
+                followers: Arc::clone(followers),
+            };
+            let pump = pump::to_listeners(from, stream, to, Arc::clone(buffers))
+                .map_err(|e| Error::file("watch", "a container's output", e))?;
             self.pumps.push(pump);
         }
         Ok(())
@@ -302,6 +332,7 @@ impl Stdio {
     pub(crate) fn end(&mut self) -> Vec<Pump> {
         self.stdin = None;
         self.input = None;
+        self.attached = Vec::new();
         self.terminal = None;
         self.readers = Vec::new();
         self.waiting = Vec::new();
@@ -309,7 +340,7 @@ impl Stdio {
     }
 }
 
-fn duplicate(fd: &OwnedFd) -> Result<OwnedFd> {
+pub(crate) fn duplicate(fd: &OwnedFd) -> Result<OwnedFd> {
     fd.try_clone().map_err(|e| Error::file("duplicate", "the terminal", e))
 }
 

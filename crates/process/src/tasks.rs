@@ -9,6 +9,7 @@ use berth_cgroup::Cgroups;
 use berth_sys::Signal;
 use tokio::sync::Notify;
 
+use crate::attach::Attachment;
 use crate::bundle::{Config, Traces};
 use crate::container::{Container, ContainerRequest, Shared};
 use crate::error::{Error, Result};
@@ -310,6 +311,21 @@ impl Tasks {
     /// Closes the shim's hold on stdin: when its writer closes too, the process sees the end.
     pub fn close_stdin(&self, target: &Target) -> Result<()> {
         lock(&self.find(target)?.life().stdio).close_stdin();
+        Ok(())
+    }
+
+    /// Connects fifos to the streams of a container.
+    pub fn attach(&self, container: &str, what: &Attachment) -> Result<()> {
+        let container = self.container(container)?;
+        let mut stdio = lock(&container.life().stdio);
+        stdio.attach(container.id(), &container.request().ends, what)
+    }
+
+    /// Ends an attachment.
+    pub fn detach(&self, container: &str, attachment: &str) -> Result<()> {
+        let container = self.container(container)?;
+        let stdio = lock(&container.life().stdio);
+        stdio.detach(attachment);
         Ok(())
     }
 

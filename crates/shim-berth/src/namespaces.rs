@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use berth_shim::process::pause::{self, OwnNamespaces, Pause, PauseRequest};
 use berth_shim::process::{
-    Cgroups, Config, ContainerRequest, Ended, Error, ExecRequest, Facts, Figures, Member, Place,
-    Reaper, Result, Roots, RuntimeOptions, Target, Tasks, clean_up,
+    Attachment, Cgroups, Config, ContainerRequest, Ended, Error, ExecRequest, Facts, Figures,
+    Member, Place, Reaper, Result, Roots, RuntimeOptions, Target, Tasks, clean_up,
 };
 use berth_shim::{
     Checkpoint, Context, Metrics, PodRequest, Runtime, RuntimeFactory, SandboxFacts,
@@ -295,6 +295,14 @@ impl Runtime for Namespaces {
 
     async fn reopen_log(&self, container: &str) -> Result<()> {
         self.tasks.reopen_log(container)
+    }
+
+    async fn attach(&self, container: &str, what: Attachment) -> Result<()> {
+        self.tasks.attach(container, &what)
+    }
+
+    async fn detach(&self, container: &str, attachment: &str) -> Result<()> {
+        self.tasks.detach(container, attachment)
     }
 
     async fn create_sandbox(&self, request: SandboxRequest) -> Result<()> {

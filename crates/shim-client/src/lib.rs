@@ -39,7 +39,7 @@ pub use info::{Info, info};
 pub use launch::{Form, Launch, Outcome, find_binary};
 pub use log_fifo::hold_log;
 pub use options::{RuncOptions, RuntimeInfo, RuntimeOptions};
-pub use own::{ExitFacts, Options};
+pub use own::{Attachment, ExitFacts, Options};
 pub use process::ShimProcess;
 pub use sandbox::{CreateSandbox, SandboxStarted, SandboxStatus};
 pub use shim::{Deadlines, Shim};

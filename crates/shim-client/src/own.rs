@@ -45,6 +45,21 @@ impl Options {
     }
 }
 
+/// Fifos to connect to a container's streams; somebody holds their other ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attachment {
+    /// Its name, by which it is ended.
+    pub id: String,
+    /// Where a byte says that its outputs were cut off, being too far behind.
+    pub cut: PathBuf,
+    /// What the container is sent.
+    pub stdin: Option<PathBuf>,
+    /// What it says on stdout; of a terminal, everything.
+    pub stdout: Option<PathBuf>,
+    /// What it says on stderr.
+    pub stderr: Option<PathBuf>,
+}
+
 /// What Berth's shim knows of a container's end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExitFacts {
@@ -66,6 +81,41 @@ impl Shim {
     pub async fn reopen_log(&self, id: &str) -> Result<()> {
         let method = Method { service: "berth.shim.v1.Stdio", name: "ReopenLog" };
         let request = wire::ReopenLogRequest { id: id.into(), ..Default::default() };
+        let limit = Some(self.deadlines().call);
+        self.call(method, id, limit, &request).await.map(|_: Empty| ())
+    }
+
+    /// Attach: connects fifos to a container's streams, from now on.
+    ///
+    /// # Errors
+    /// As each call; kind WrongState if the container has no stdin to attach to, Unimplemented with
+    /// shims by others, and with those of a Berth that had no Attach.
+    pub async fn attach(&self, id: &str, what: Attachment) -> Result<()> {
+        let method = Method { service: "berth.shim.v1.Stdio", name: "Attach" };
+        let request = wire::AttachRequest {
+            id: id.into(),
+            attachment: what.id,
+            cut: text(what.cut),
+            stdin: what.stdin.map(text).unwrap_or_default(),
+            stdout: what.stdout.map(text).unwrap_or_default(),
+            stderr: what.stderr.map(text).unwrap_or_default(),
+            ..Default::default()
+        };
+        let limit = Some(self.deadlines().call);
+        self.call(method, id, limit, &request).await.map(|_: Empty| ())
+    }
+
+    /// Detach: ends an attachment.
+    ///
+    /// # Errors
+    /// As each call; kind NotFound if the container is not there any more.
+    pub async fn detach(&self, id: &str, attachment: &str) -> Result<()> {
+        let method = Method { service: "berth.shim.v1.Stdio", name: "Detach" };
+        let request = wire::DetachRequest {
+            id: id.into(),
+            attachment: attachment.into(),
+            ..Default::default()
+        };
         let limit = Some(self.deadlines().call);
         self.call(method, id, limit, &request).await.map(|_: Empty| ())
     }

@@ -1,8 +1,10 @@
 //! Our own two services: what Task has no call for.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use berth_process::Attachment;
 use berth_proto::{berth_shim as wire, berth_shim_ttrpc};
 use protobuf::well_known_types::empty::Empty;
 use ttrpc::r#async::TtrpcContext;
@@ -23,6 +25,32 @@ impl berth_shim_ttrpc::Stdio for Own {
         let pod = Arc::clone(&self.0);
         finished(async move {
             pod.runtime.reopen_log(&request.id).await?;
+            Ok(Empty::new())
+        })
+        .await
+    }
+
+    async fn attach(&self, _: &TtrpcContext, request: wire::AttachRequest) -> ttrpc::Result<Empty> {
+        let pod = Arc::clone(&self.0);
+        let path = |text: String| Some(text).filter(|text| !text.is_empty()).map(PathBuf::from);
+        finished(async move {
+            let what = Attachment {
+                id: request.attachment,
+                cut: request.cut.into(),
+                stdin: path(request.stdin),
+                stdout: path(request.stdout),
+                stderr: path(request.stderr),
+            };
+            pod.runtime.attach(&request.id, what).await?;
+            Ok(Empty::new())
+        })
+        .await
+    }
+
+    async fn detach(&self, _: &TtrpcContext, request: wire::DetachRequest) -> ttrpc::Result<Empty> {
+        let pod = Arc::clone(&self.0);
+        finished(async move {
+            pod.runtime.detach(&request.id, &request.attachment).await?;
             Ok(Empty::new())
         })
         .await

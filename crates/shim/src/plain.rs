@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use berth_process::plain::{self, Shim, Simple};
 use berth_process::{
-    Cgroups, Config, ContainerRequest, Ended, Error, ExecRequest, Facts, Member, Place, Reaper,
-    Result, Status, Target,
+    Attachment, Cgroups, Config, ContainerRequest, Ended, Error, ExecRequest, Facts, Member, Place,
+    Reaper, Result, Status, Target,
 };
 use tokio::sync::watch;
 
@@ -192,6 +192,14 @@ impl<S: Shim> Runtime for Plain<S> {
 
     async fn reopen_log(&self, container: &str) -> Result<()> {
         self.tasks.reopen_log(container)
+    }
+
+    async fn attach(&self, container: &str, what: Attachment) -> Result<()> {
+        self.tasks.attach(container, &what)
+    }
+
+    async fn detach(&self, container: &str, attachment: &str) -> Result<()> {
+        self.tasks.detach(container, attachment)
     }
 
     async fn create_sandbox(&self, request: SandboxRequest) -> Result<()> {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use berth_process::{ContainerRequest, Ended, ExecRequest, Facts, Member, Reaper, Result, Target};
+use berth_process::{
+    Attachment, ContainerRequest, Ended, ExecRequest, Facts, Member, Reaper, Result, Target,
+};
 
 use crate::metrics::Metrics;
 
@@ -142,6 +144,10 @@ pub trait Runtime: Send + Sync + 'static {
     async fn close_stdin(&self, target: &Target) -> Result<()>;
     /// Opens a container's log anew.
     async fn reopen_log(&self, container: &str) -> Result<()>;
+    /// Connects fifos to a container's streams.
+    async fn attach(&self, container: &str, what: Attachment) -> Result<()>;
+    /// Ends an attachment.
+    async fn detach(&self, container: &str, attachment: &str) -> Result<()>;
 
     /// Takes note of the sandbox.
     async fn create_sandbox(&self, request: SandboxRequest) -> Result<()>;

@@ -16,6 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use crate::specs::{Container, Pod};
+use crate::streams::Wants;
 
 /// What a call answers.
 pub type Answer<T> = Result<T, Status>;
@@ -315,6 +316,47 @@ impl Cri {
             timeout: seconds,
         };
         self.runtime.clone().exec_sync(in_time(request)).await.map(tonic::Response::into_inner)
+    }
+
+    /// Where a command's streams are to be found.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn exec_url(&self, id: &str, command: &[&str], wants: Wants) -> Answer<String> {
+        let request = cri::ExecRequest {
+            container_id: id.to_owned(),
+            cmd: command.iter().map(|&word| word.to_owned()).collect(),
+            tty: wants.tty,
+            stdin: wants.stdin,
+            stdout: true,
+            stderr: wants.stderr,
+        };
+        Ok(self.runtime.clone().exec(in_time(request)).await?.into_inner().url)
+    }
+
+    /// Where a container's own streams are to be found.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn attach_url(&self, id: &str, wants: Wants) -> Answer<String> {
+        let request = cri::AttachRequest {
+            container_id: id.to_owned(),
+            stdin: wants.stdin,
+            tty: wants.tty,
+            stdout: true,
+            stderr: wants.stderr,
+        };
+        Ok(self.runtime.clone().attach(in_time(request)).await?.into_inner().url)
+    }
+
+    /// Where a pod's ports are to be found.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn forward_url(&self, pod: &str, ports: &[i32]) -> Answer<String> {
+        let request =
+            cri::PortForwardRequest { pod_sandbox_id: pod.to_owned(), port: ports.to_vec() };
+        Ok(self.runtime.clone().port_forward(in_time(request)).await?.into_inner().url)
     }
 
     /// Stops and removes a pod with everything in it.

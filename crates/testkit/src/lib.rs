@@ -34,4 +34,5 @@ pub mod runtime;
 pub mod shim;
 pub mod slot;
 pub mod specs;
+pub mod streams;
 pub mod tracer;

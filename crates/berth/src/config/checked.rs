@@ -25,6 +25,7 @@ pub(crate) struct Config {
     pub(crate) log_level: String,
     pub(crate) log_format: Format,
     pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) streaming: StreamingConfig,
     pub(crate) cgroup_parent: String,
     pub(crate) pods: file::Pods,
     pub(crate) handlers: BTreeMap<String, HandlerConfig>,
@@ -34,6 +35,15 @@ pub(crate) struct Config {
     pub(crate) network: NetworkConfig,
     pub(crate) images: ImagesConfig,
     pub(crate) deadlines: DeadlinesConfig,
+}
+
+/// `[streaming]`, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct StreamingConfig {
+    pub(crate) address: SocketAddr,
+    /// The certificate and its key.
+    pub(crate) tls: Option<(PathBuf, PathBuf)>,
+    pub(crate) idle: Duration,
 }
 
 /// `[network]`, checked.
@@ -82,6 +92,7 @@ pub(crate) fn check(file: &File, find_handlers: bool, place: Place<'_>) -> Resul
         log_level: check.level(&file.log.level)?,
         log_format: file.log.format,
         metrics: check.address(&file.metrics.address)?,
+        streaming: check.streaming(&file.streaming)?,
         cgroup_parent: check.cgroups(&file.cgroups)?,
         pods: check.pods(file)?,
         handlers: check.handlers(file, &state)?,
@@ -144,6 +155,29 @@ impl Check<'_> {
             Ok(address) => Ok(Some(address)),
             Err(_) => self.refuse("metrics.address", given, "give ip:port, or \"\" to serve none"),
         }
+    }
+
+    fn streaming(&self, given: &file::Streaming) -> Result<StreamingConfig, Error> {
+        let tls = match (given.tls_cert.as_str(), given.tls_key.as_str()) {
+            ("", "") => None,
+            ("", _) => {
+                let advice = "give the certificate of streaming.tls_key, or \"\" for both";
+                return self.refuse("streaming.tls_cert", "", advice);
+            }
+            (_, "") => {
+                let advice = "give the key of streaming.tls_cert, or \"\" for both";
+                return self.refuse("streaming.tls_key", "", advice);
+            }
+            (cert, key) => Some((
+                self.absolute("streaming.tls_cert", cert)?,
+                self.absolute("streaming.tls_key", key)?,
+            )),
+        };
+        let Ok(address) = given.address.parse() else {
+            let advice = "give ip:port; port 0 takes a free one";
+            return self.refuse("streaming.address", &given.address, advice);
+        };
+        Ok(StreamingConfig { address, tls, idle: self.duration("streaming.idle", &given.idle)? })
     }
 
     fn cgroups(&self, given: &file::Cgroups) -> Result<String, Error> {

@@ -14,6 +14,7 @@ pub(crate) struct File {
     pub(crate) api: Api,
     pub(crate) log: Log,
     pub(crate) metrics: Metrics,
+    pub(crate) streaming: Streaming,
     pub(crate) cgroups: Cgroups,
     pub(crate) pods: Pods,
     pub(crate) handlers: BTreeMap<String, Handler>,
@@ -55,6 +56,16 @@ pub(crate) enum Format {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Metrics {
     pub(crate) address: String,
+}
+
+/// `[streaming]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Streaming {
+    pub(crate) address: String,
+    pub(crate) tls_cert: String,
+    pub(crate) tls_key: String,
+    pub(crate) idle: String,
 }
 
 /// `[cgroups]`.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use berth_cgroup::Cgroups;
 use berth_cni::{Network, Rendered};
-use berth_cri::{Conditions, Cri, Parts};
+use berth_cri::{Conditions, Cri, Parts, Sessions};
 use berth_image::Store;
 use berth_lifecycle::{Node, Offered, Settings};
 use berth_oci::facts::NodeFacts;
@@ -76,8 +76,10 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
     let watch = NetworkWatch::start(Arc::clone(&network));
     let conditions = conditions(&node, watch);
     let calls = Calls::default();
+    let streaming = streaming(config, &node).await;
     let cri = Cri::new(Parts {
         node: node.clone(),
+        streaming,
         images: images.clone(),
         cgroups,
         systemd_cgroups: false,
@@ -106,6 +108,29 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
     .max_encoding_message_size(usize::MAX);
     let gather = gather(node.clone(), images, calls);
     Ok(Wired { cri, node_service, node, gather, network })
+}
+
+/// A node without streams is better than none: why there are none is told, and answered to who asks.
+async fn streaming(config: &Config, node: &Node) -> Result<berth_streaming::Server, String> {
+    let tls = config.streaming.tls.clone();
+    let settings = berth_streaming::Config {
+        address: config.streaming.address,
+        tls: tls.map(|(certificate, key)| berth_streaming::Tls { certificate, key }),
+        idle: config.streaming.idle,
+        ..berth_streaming::Config::default()
+    };
+    let sessions = Arc::new(Sessions::new(node.clone()));
+    match berth_streaming::Server::bind(settings, sessions).await {
+        Ok(server) => {
+            tracing::info!(address = %server.address(), "serving streams");
+            Ok(server)
+        }
+        Err(error) => {
+            let advice = "set [streaming] right, and start berth again";
+            tracing::error!(%error, advice, "cannot serve exec, attach and port-forward");
+            Err(format!("{error}: {advice}"))
+        }
+    }
 }
 
 /// How the node is, each time that somebody asks.

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use berth_log::{LogFile, Stream};
+use berth_log::{Followers, LogFile, Stream};
 use berth_pod::{ContainerId, Kind};
 use berth_sys::pipe::{FifoEnd, make_fifo, open_fifo};
 use tokio::sync::oneshot;
@@ -43,7 +43,7 @@ const FIFO: usize = 1 << 20;
 pub(crate) struct Wanted {
     /// The bundle: the fifos are in it.
     pub(crate) bundle: PathBuf,
-    /// The CRI log; none discards the output.
+    /// The CRI log; without one, the output is for whoever attaches.
     pub(crate) log: Option<PathBuf>,
     /// A terminal has one output.
     pub(crate) terminal: bool,
@@ -65,9 +65,6 @@ impl Wanted {
     }
 
     fn outputs(&self) -> Vec<(Stream, PathBuf)> {
-        if self.log.is_none() {
-            return Vec::new();
-        }
         let mut outputs = vec![(Stream::Stdout, self.fifo("io.out"))];
         if !self.terminal {
             outputs.push((Stream::Stderr, self.fifo("io.err")));
@@ -112,7 +109,7 @@ impl Wanted {
         }
     }
 
-    fn open(&self) -> Result<(Vec<Source>, Option<OwnedFd>)> {
+    fn open(&self) -> Result<Opened> {
         let fifo = |path: &Path, end| {
             match make_fifo(path, 0o600) {
                 Err(e) if e.kind() != berth_sys::Kind::Exists => return Err(e),
@@ -120,14 +117,23 @@ impl Wanted {
             }
             open_fifo(path, end)
         };
-        let mut sources = Vec::new();
+        let (mut sources, mut followers) = (Vec::new(), Vec::new());
         for (stream, path) in self.outputs() {
-            sources.push(Source::new(stream, fifo(&path, FifoEnd::Read)?));
+            let source = Source::new(stream, fifo(&path, FifoEnd::Read)?);
+            followers.push(source.followers());
+            sources.push(source);
         }
         // Held, so that a shim that holds only its own end sees no end of file before there is one.
         let stdin = self.stdin.then(|| fifo(&self.fifo("io.in"), FifoEnd::Both)).transpose()?;
-        Ok((sources, stdin))
+        Ok(Opened { sources, followers, stdin })
     }
+}
+
+/// The daemon's ends of a container's fifos.
+struct Opened {
+    sources: Vec<Source>,
+    followers: Vec<Arc<Followers>>,
+    stdin: Option<OwnedFd>,
 }
 
 /// The containers whose output is carried now.
@@ -140,7 +146,10 @@ struct Carrier {
     /// Opened, and not read yet.
     sources: Mutex<Vec<Source>>,
     orders: Orders,
-    _stdin: Option<OwnedFd>,
+    /// Who follows stdout, and stderr.
+    followers: Vec<Arc<Followers>>,
+    /// Held open; none once it has been closed for good.
+    stdin: Mutex<Option<OwnedFd>>,
 }
 
 /// Sources that are to be carried. Those that do not come to be, because the log cannot be opened or
@@ -176,12 +185,17 @@ impl Carriers {
     pub(crate) async fn open(&self, id: &ContainerId, wanted: Wanted) -> Result<Paths> {
         let paths = wanted.paths();
         if self.of(id).is_none() {
-            let (sources, stdin) = {
+            let opened = {
                 let wanted = wanted.clone();
                 blocking(move || wanted.open()).await?
             };
-            let sources = Mutex::new(sources);
-            let carrier = Carrier { wanted, sources, orders: Orders::new()?, _stdin: stdin };
+            let carrier = Carrier {
+                wanted,
+                sources: Mutex::new(opened.sources),
+                orders: Orders::new()?,
+                followers: opened.followers,
+                stdin: Mutex::new(opened.stdin),
+            };
             self.all().insert(id.clone(), Arc::new(carrier));
         }
         Ok(paths)
@@ -192,13 +206,14 @@ impl Carriers {
     /// carried before.
     pub(crate) async fn begin(&self, id: &ContainerId, resumed: bool) -> Result<()> {
         let Some(carrier) = self.of(id) else { return Ok(()) };
-        let Some(path) = carrier.wanted.log.clone() else { return Ok(()) };
+        let path = carrier.wanted.log.clone();
         let mut taken = Taken::from(carrier);
         if taken.sources.is_empty() {
             return Ok(());
         }
         let opened = blocking(move || {
-            Ok(if resumed { LogFile::resume(&path)? } else { LogFile::open(&path)? })
+            let open = if resumed { LogFile::resume } else { LogFile::open };
+            Ok(path.map(|path| open(&path)).transpose()?)
         });
         let log = opened.await?;
         taken.carrier.orders.start(std::mem::take(&mut taken.sources), log, resumed)
@@ -242,6 +257,50 @@ impl Carriers {
             Ok(Ok(dropped)) => dropped,
             _ => carrier.orders.dropped(),
         }
+    }
+
+    /// Gives what a container says from now on to the writing ends of pipes as well, those of stdout and
+    /// of stderr. They are closed at its end, after its last output, or when they are too far behind: then
+    /// a byte has been written to `cut` before.
+    pub(crate) fn follow(
+        &self,
+        id: &ContainerId,
+        name: &str,
+        to: [Option<OwnedFd>; 2],
+        cut: OwnedFd,
+    ) {
+        let cut = Arc::new(cut);
+        let Some(carrier) = self.of(id) else { return };
+        for (followers, to) in carrier.followers.iter().zip(to) {
+            if let Some(to) = to {
+                followers.add(name, to, &cut);
+            }
+        }
+    }
+
+    /// Forgets a follower.
+    pub(crate) fn unfollow(&self, id: &ContainerId, name: &str) {
+        if let Some(carrier) = self.of(id) {
+            carrier.followers.iter().for_each(|followers| followers.remove(name));
+        }
+    }
+
+    /// A writing end of a container's input, if that is open. With `last`, the input is handed over:
+    /// both of its ends, which the daemon has held.
+    pub(crate) fn input(
+        &self,
+        id: &ContainerId,
+        last: bool,
+    ) -> Result<Option<(OwnedFd, Option<OwnedFd>)>> {
+        let Some(carrier) = self.of(id) else { return Ok(None) };
+        let mut stdin = lock(&carrier.stdin);
+        if stdin.is_none() {
+            return Ok(None);
+        }
+        // Of its own, with only an end to write to: it is seen when nobody reads any more.
+        let to = open_fifo(carrier.wanted.fifo("io.in"), FifoEnd::Write)?;
+        let both = if last { stdin.take() } else { None };
+        Ok(Some((to, both)))
     }
 
     /// Nothing more is to be carried.

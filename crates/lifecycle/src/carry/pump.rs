@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use berth_log::{Framer, LINE, LogFile, Stream};
+use berth_log::{Followers, Framer, LINE, LogFile, Stream};
 use berth_pod::Kind;
 use berth_sys::pipe::set_nonblocking;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -100,7 +100,12 @@ impl Orders {
     }
 
     /// Starts the thread.
-    pub(super) fn start(&self, sources: Vec<Source>, log: LogFile, resumed: bool) -> Result<()> {
+    pub(super) fn start(
+        &self,
+        sources: Vec<Source>,
+        log: Option<LogFile>,
+        resumed: bool,
+    ) -> Result<()> {
         let (peeked, into) = berth_sys::pipe::pipe()?;
         set_nonblocking(&into, true)?;
         let shared = Arc::clone(&self.0);
@@ -133,11 +138,26 @@ pub(super) struct Source {
     framer: Framer,
     /// A text without a newline that is still in the fifo: how long, and since when it is.
     part: Option<(usize, Instant)>,
+    followers: Arc<Followers>,
+    /// How much of what is still in the fifo the followers have been told.
+    told: usize,
 }
 
 impl Source {
     pub(super) fn new(stream: Stream, fifo: OwnedFd) -> Self {
-        Self { fifo, framer: Framer::new(stream), part: None }
+        Self { fifo, framer: Framer::new(stream), part: None, followers: Arc::default(), told: 0 }
+    }
+
+    /// Who follows it as it comes.
+    pub(super) fn followers(&self) -> Arc<Followers> {
+        Arc::clone(&self.followers)
+    }
+}
+
+/// However its end comes: its followers learn of it.
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.followers.end();
     }
 }
 
@@ -155,7 +175,7 @@ enum Got {
 struct Pump {
     shared: Arc<Shared>,
     sources: Vec<Source>,
-    log: LogFile,
+    log: Option<LogFile>,
     /// Where a fifo's content is looked at, from the other end `into`.
     peeked: OwnedFd,
     into: OwnedFd,
@@ -234,7 +254,11 @@ impl Pump {
         let orders = self.shared.queue().as_mut().map(std::mem::take).unwrap_or_default();
         for order in orders {
             match order {
-                Order::Reopen(reply) => drop(reply.send(self.log.reopen())),
+                Order::Reopen(reply) => {
+                    let reopened = self.log.as_mut().map_or(Ok(()), LogFile::reopen);
+                    // Who asked may have gone.
+                    let _ = reply.send(reopened);
+                }
                 Order::Finish(limit, reply) => {
                     let end = Instant::now() + limit;
                     let (at, waiting) = self.until.get_or_insert_with(|| (end, Vec::new()));
@@ -265,7 +289,7 @@ impl Pump {
         for at in ended.into_iter().rev() {
             self.sources.remove(at);
         }
-        self.shared.dropped.store(self.log.dropped(), Ordering::Relaxed);
+        self.shared.dropped.store(self.dropped(), Ordering::Relaxed);
         most
     }
 
@@ -278,6 +302,14 @@ impl Pump {
             Err(_) => return Got::End,
         };
         let text = &self.space[..there];
+        // An interactive program's words have no end: followers do not wait for one.
+        source.followers.tell(text.get(source.told..).unwrap_or_default());
+        source.told = there;
+        let Some(log) = &mut self.log else {
+            source.told = 0;
+            consume(source.fifo.as_fd(), &mut self.space[..there]);
+            return if there < ROUND / 2 { Got::Little } else { Got::Much };
+        };
         let mut take = whole(text);
         let now = SystemTime::now();
         let mut out = Vec::new();
@@ -292,27 +324,32 @@ impl Pump {
                 return Got::Nothing;
             }
             take = there;
-            write(&mut self.log, &mut source.framer, now, text, &mut out);
+            write(log, &mut source.framer, now, text, &mut out);
             match gone || last {
                 true => source.framer.finish(now, &mut out),
                 false => source.framer.part(now, &mut out),
             }
         } else {
-            write(&mut self.log, &mut source.framer, now, &text[..take], &mut out);
+            write(log, &mut source.framer, now, &text[..take], &mut out);
             // Whole lines leave nothing behind; a piece of a long one has exactly their length.
             source.framer.part(now, &mut out);
         }
         source.part = None;
         if !out.is_empty() {
-            self.log.write(&out);
+            log.write(&out);
         }
+        source.told -= take;
         consume(source.fifo.as_fd(), &mut self.space[..take]);
         if there < ROUND / 2 { Got::Little } else { Got::Much }
     }
 
+    fn dropped(&self) -> u64 {
+        self.log.as_ref().map_or(0, LogFile::dropped)
+    }
+
     /// Tells whoever waits, and takes no orders any more.
     fn leave(&mut self) {
-        let dropped = self.log.dropped();
+        let dropped = self.dropped();
         self.shared.dropped.store(dropped, Ordering::Relaxed);
         let rest = self.shared.queue().take().unwrap_or_default();
         let waiting = self.until.take().map(|(_, waiting)| waiting).unwrap_or_default();
@@ -418,7 +455,7 @@ mod tests {
         std::fs::write(dir.path().join("log"), before.1).unwrap();
         let log = LogFile::resume(&dir.path().join("log")).unwrap();
         let orders = Orders::new().unwrap();
-        orders.start(vec![Source::new(Stream::Stdout, read)], log, resumed).unwrap();
+        orders.start(vec![Source::new(Stream::Stdout, read)], Some(log), resumed).unwrap();
         Bed { dir, orders, write: Some(write) }
     }
 
@@ -502,7 +539,7 @@ mod tests {
         let read = open_fifo(&fifo, FifoEnd::Read).unwrap();
         let log = LogFile::open(&dir.path().join("log")).unwrap();
         let orders = Orders::new().unwrap();
-        orders.start(vec![Source::new(Stream::Stdout, read)], log, true).unwrap();
+        orders.start(vec![Source::new(Stream::Stdout, read)], Some(log), true).unwrap();
         let (reply, done) = oneshot::channel();
         orders.give(Order::Finish(Duration::from_secs(1000), reply));
         assert_eq!(done.blocking_recv().unwrap(), 0);
@@ -550,7 +587,7 @@ mod tests {
         let write = open_fifo(&fifo, FifoEnd::Write).unwrap();
         let log = LogFile::open(Path::new("/dev/full")).unwrap();
         let orders = Orders::new().unwrap();
-        orders.start(vec![Source::new(Stream::Stderr, read)], log, false).unwrap();
+        orders.start(vec![Source::new(Stream::Stderr, read)], Some(log), false).unwrap();
         rustix::io::write(&write, b"one\ntwo\nthree\n").unwrap();
         drop(write);
         let (reply, done) = oneshot::channel();

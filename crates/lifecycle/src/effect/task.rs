@@ -108,7 +108,8 @@ async fn create(context: &Context, id: &ContainerId) -> Result<Create> {
 /// Our own shim writes the log itself.
 fn own_streams(spec: &ContainerSpec) -> Paths {
     let log = spec.log_path.as_ref().map(|path| format!("berth-log://{}", path.display()));
-    let log = log.unwrap_or_default();
+    // Without a log, what it says is for whoever attaches.
+    let log = log.unwrap_or_else(|| "berth-live:".to_owned());
     let stdin = match spec.stdin {
         Stdin::Closed => "",
         Stdin::Open => "berth-stdin:open",

@@ -10,6 +10,7 @@ use super::Shim;
 use super::container::{Container, Shared, clean_up};
 use super::exec::Exec;
 use super::spec::Bundle;
+use crate::attach::Attachment;
 use crate::container::ContainerRequest;
 use crate::error::{Error, Result};
 use crate::exec::ExecRequest;
@@ -162,6 +163,21 @@ impl<S: Shim> Simple<S> {
     /// Closes the shim's hold on stdin: when its writer closes too, the process sees the end.
     pub fn close_stdin(&self, target: &Target) -> Result<()> {
         lock(&self.find(target)?.life().stdio).close_stdin();
+        Ok(())
+    }
+
+    /// Connects fifos to the streams of a container.
+    pub fn attach(&self, container: &str, what: &Attachment) -> Result<()> {
+        let container = self.container(container)?;
+        let mut stdio = lock(&container.life.stdio);
+        stdio.attach(&container.bundle.id, &container.request.ends, what)
+    }
+
+    /// Ends an attachment.
+    pub fn detach(&self, container: &str, attachment: &str) -> Result<()> {
+        let container = self.container(container)?;
+        let stdio = lock(&container.life.stdio);
+        stdio.detach(attachment);
         Ok(())
     }
 

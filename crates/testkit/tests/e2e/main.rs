@@ -32,6 +32,7 @@ mod security;
 mod standin;
 mod stop;
 mod storms;
+mod streaming;
 mod streams;
 mod tracer;
 mod under;

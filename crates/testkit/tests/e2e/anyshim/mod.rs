@@ -30,7 +30,7 @@ enum Part {
 }
 
 /// A handler under test.
-struct Subject {
+pub(crate) struct Subject {
     /// The shim's executable.
     shim: PathBuf,
     /// More lines of its table in the configuration.
@@ -44,7 +44,7 @@ struct Subject {
 }
 
 impl Subject {
-    fn berth() -> Result<Self> {
+    pub(crate) fn berth() -> Result<Self> {
         let shim = berth_testkit::paths::small()?.join("containerd-shim-berth-v1");
         Ok(Self { shim, more: String::new(), daemon: Daemon::Berth, lacks: &[], image: "busybox" })
     }
@@ -61,7 +61,7 @@ impl Subject {
     }
 
     /// containerd's own shim over runc, as Debian has it.
-    fn runc_v2() -> Result<Self> {
+    pub(crate) fn runc_v2() -> Result<Self> {
         let unpacked = berth_testkit::paths::cache().join("containerd");
         let shim = unpacked.join("usr/bin/containerd-shim-runc-v2");
         ensure!(shim.exists(), "{} is missing: run `tools/needs containerd`", shim.display());
@@ -101,7 +101,7 @@ impl Subject {
     }
 
     /// Runs a test on a node whose default handler this is.
-    fn on_a_node(&self, test: impl AsyncFnOnce(&mut Bed) -> Result<()>) -> Result<()> {
+    pub(crate) fn on_a_node(&self, test: impl AsyncFnOnce(&mut Bed) -> Result<()>) -> Result<()> {
         let handler = format!("[handlers.berth]\nshim = {:?}\n{}\n", self.shim, self.more);
         let config = Config::default().drop_in("50-shim.toml", &handler).under(self.daemon);
         on_a_node_with(config, &[self.image], test)

@@ -1,0 +1,255 @@
+//! A command in a container as the shim has it: its fifos, its name, and its end whatever happens.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use berth_cgroup::Cgroup;
+use berth_oci::{exec_process, from_json};
+use berth_pod::record::Failure;
+use berth_pod::{ContainerId, Kind};
+use berth_shim_client::{Any, Exec, Kind as ShimKind, Shim, Status};
+use berth_sys::pipe::{FifoEnd, make_fifo, open_fifo};
+
+use crate::convert::Fail as _;
+use crate::effect::{Context, Result, Trouble, blocking, connection, failed, foreign_cgroup};
+use crate::family;
+
+/// How long output is waited for after the exit when somebody else holds the pipe.
+pub(crate) const DRAIN: Duration = Duration::from_secs(1);
+
+/// What is to run.
+pub(crate) struct Wanted<'a> {
+    pub(crate) command: &'a [String],
+    pub(crate) terminal: bool,
+    pub(crate) stdin: bool,
+}
+
+/// The daemon's ends of a command's streams.
+pub(crate) struct Ends {
+    /// Both ends: what is written waits for the shim to open its own.
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) stdout: OwnedFd,
+    /// A terminal has none.
+    pub(crate) stderr: Option<OwnedFd>,
+}
+
+/// One command's fifos, removed whatever happens.
+pub(crate) struct Fifos(Vec<PathBuf>);
+
+impl Drop for Fifos {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Fifos {
+    /// Makes one and opens the daemon's end.
+    pub(crate) fn make(&mut self, path: PathBuf, end: FifoEnd) -> Result<OwnedFd> {
+        make_fifo(&path, 0o600)?;
+        self.0.push(path);
+        Ok(open_fifo(&self.0[self.0.len() - 1], end)?)
+    }
+
+    /// None yet.
+    pub(crate) fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Those of a command, by its name.
+    fn of(bundle: &Path, exec: &str) -> Self {
+        Self([IN, OUT, ERR].map(|end| bundle.join(format!("{exec}.{end}"))).into())
+    }
+}
+
+/// How the fifos of a command end.
+const IN: &str = "in";
+const OUT: &str = "out";
+const ERR: &str = "err";
+
+/// A command that the shim knows, to be started. Whoever drops it takes the command with it.
+pub(crate) struct Command {
+    pub(crate) shim: Shim,
+    pub(crate) id: ContainerId,
+    pub(crate) exec: String,
+    cgroup: Option<Cgroup>,
+    /// Its shim is not our own.
+    pub(crate) foreign: bool,
+    _fifos: Fifos,
+    over: bool,
+}
+
+impl Command {
+    /// Tells the shim of a command.
+    pub(crate) async fn add(
+        context: &Context,
+        id: &ContainerId,
+        wanted: Wanted<'_>,
+    ) -> Result<(Self, Ends)> {
+        let exec = format!("{}{}", prefix(context), context.shared.token());
+        let process = process(context, id, &wanted)?;
+        let shim = connection(context).await?;
+        let bundle = context.layout().bundle(id.as_str());
+        let mut fifos = Fifos::new();
+        let path = |end: &str| bundle.join(format!("{exec}.{end}"));
+        let name = |end: &str, there: bool| match there {
+            true => path(end).to_string_lossy().into_owned(),
+            false => String::new(),
+        };
+        let ends = Ends {
+            stdin: match wanted.stdin {
+                true => Some(fifos.make(path(IN), FifoEnd::Both)?),
+                false => None,
+            },
+            stdout: fifos.make(path(OUT), FifoEnd::Read)?,
+            stderr: match wanted.terminal {
+                true => None,
+                false => Some(fifos.make(path(ERR), FifoEnd::Read)?),
+            },
+        };
+        let request = Exec {
+            id: id.to_string(),
+            exec_id: exec.clone(),
+            terminal: wanted.terminal,
+            stdin: name(IN, wanted.stdin),
+            stdout: name(OUT, true),
+            stderr: name(ERR, !wanted.terminal),
+            process,
+        };
+        // Before it is there, and until it is gone: the caller may leave at any await.
+        let cgroup = foreign_cgroup(context, id);
+        let foreign = context.record.shim.held().is_some_and(|shim| shim.foreign);
+        let id = id.clone();
+        let command = Self { shim, id, exec, cgroup, foreign, _fifos: fifos, over: false };
+        match command.shim.exec(request).await {
+            Ok(()) => Ok((command, ends)),
+            Err(why) => Err(command.met_its_end(why.into()).await),
+        }
+    }
+
+    /// Starts it.
+    pub(crate) async fn start(&self) -> Result<()> {
+        self.shim.start(self.id.as_str(), Some(&self.exec)).await?;
+        Ok(())
+    }
+
+    /// Waits for its end; its exit code.
+    pub(crate) async fn ended(&self) -> Result<i32> {
+        let exited = self.shim.wait(self.id.as_str(), Some(&self.exec)).await?;
+        Ok(i32::try_from(exited.status).unwrap_or(255))
+    }
+
+    /// The path of the fifo that is its input.
+    pub(crate) fn stdin(&self, context: &Context) -> PathBuf {
+        context.layout().bundle(self.id.as_str()).join(format!("{}.{IN}", self.exec))
+    }
+
+    /// Kills it and what it has started, and waits until it is dead.
+    pub(crate) async fn kill(&self) {
+        kill(&self.shim, &self.id, &self.exec, self.cgroup.as_ref()).await;
+    }
+
+    /// Has the shim forget it, after its end.
+    pub(crate) async fn delete(&mut self) {
+        if let Err(why) = self.shim.delete(self.id.as_str(), Some(&self.exec)).await
+            && why.kind() != ShimKind::NotFound
+        {
+            let (id, exec) = (&self.id, &self.exec);
+            tracing::warn!(container = %id, exec, error = %why, "an ended command could not be deleted");
+        }
+        self.over = true;
+    }
+
+    /// What its failure means when the container has ended meanwhile.
+    pub(crate) async fn met_its_end(&self, why: Trouble) -> Trouble {
+        let Trouble::Failed(failure) = &why else { return why };
+        if !matches!(failure.kind, Kind::NotFound | Kind::Broken | Kind::WrongState) {
+            return why;
+        }
+        let over = match self.shim.state(self.id.as_str(), None).await {
+            Ok(state) => state.status == Status::Stopped,
+            Err(error) => error.kind() == ShimKind::NotFound,
+        };
+        if over { Trouble::Failed(not_running(&self.id, "not running any more")) } else { why }
+    }
+}
+
+/// A caller that goes away takes its command with it; so does an answer that never came.
+impl Drop for Command {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        let (shim, id, exec) = (self.shim.clone(), self.id.clone(), self.exec.clone());
+        let cgroup = self.cgroup.take();
+        tokio::spawn(async move {
+            kill(&shim, &id, &exec, cgroup.as_ref()).await;
+            let _ = shim.delete(id.as_str(), Some(&exec)).await;
+        });
+    }
+}
+
+/// The names of this daemon's commands begin with this: a shim outlives daemons.
+fn prefix(context: &Context) -> String {
+    format!("exec-{:x}-", context.shared.born())
+}
+
+/// Ends the commands of daemons that are dead: nobody waits for them, and their time-outs went with
+/// whoever kept them.
+pub(crate) async fn end_orphans(context: &Context, id: &ContainerId) {
+    let (bundle, own) = (context.layout().bundle(id.as_str()), prefix(context));
+    let listed = blocking(move || {
+        let mut orphans = Vec::new();
+        for entry in std::fs::read_dir(&bundle).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Some(exec) = name.strip_suffix(".out")
+                && exec.starts_with("exec-")
+                && !exec.starts_with(&own)
+            {
+                orphans.push((exec.to_owned(), Fifos::of(&bundle, exec)));
+            }
+        }
+        Ok(orphans)
+    });
+    let (Ok(orphans), Ok(shim)) = (listed.await, connection(context).await) else { return };
+    for (exec, fifos) in orphans {
+        tracing::info!(container = %id, exec, "ending a command of an earlier daemon");
+        kill(&shim, id, &exec, foreign_cgroup(context, id).as_ref()).await;
+        // Not there: it had ended, or was never begun.
+        let _ = shim.delete(id.as_str(), Some(&exec)).await;
+        drop(fifos);
+    }
+}
+
+fn process(context: &Context, id: &ContainerId, wanted: &Wanted<'_>) -> Result<Any> {
+    let path = context.layout().bundle(id.as_str()).join("config.json");
+    let text = std::fs::read(&path).map_err(|e| ("read", path.as_path(), e).fail())?;
+    let process = exec_process(&from_json(&text)?, wanted.command, wanted.terminal)?;
+    match serde_json::to_vec(&process) {
+        Ok(value) => Ok(Any { type_url: Any::PROCESS.into(), value }),
+        Err(why) => failed(Kind::Broken, format!("the process has no JSON: {why}")),
+    }
+}
+
+/// Kills a command and waits until it is dead. Our own shim kills what it has started as well; for
+/// any other, that is looked for in the container's cgroup.
+async fn kill(shim: &Shim, id: &ContainerId, exec: &str, cgroup: Option<&Cgroup>) {
+    const LIMIT: Duration = Duration::from_secs(5);
+    if let Some(cgroup) = cgroup {
+        let started = family::of(shim, id.as_str(), exec, cgroup).await;
+        family::kill(&started);
+    }
+    if shim.kill(id.as_str(), Some(exec), 9, true).await.is_ok() {
+        let _ = tokio::time::timeout(LIMIT, shim.wait(id.as_str(), Some(exec))).await;
+    }
+}
+
+/// The failure when the container does not run.
+pub(crate) fn not_running(id: &ContainerId, state: &str) -> Failure {
+    Failure::new(
+        Kind::WrongState,
+        format!("container {id} is {state}: only a running one can do this"),
+    )
+}
