@@ -18,7 +18,7 @@ enum Proof {
 use Proof::{By, Open};
 
 /// How many parts are open. It only ever shrinks.
-const STILL_OPEN: usize = 6;
+const STILL_OPEN: usize = 3;
 
 /// Every call.
 const CALLS: &[(&[&str], Proof)] = &[
@@ -77,9 +77,32 @@ const CALLS: &[(&[&str], Proof)] = &[
             "e2e/exec.rs each_stream_of_an_exec_is_cut_at_16_mib_and_the_command_still_ends",
         ]),
     ),
-    (&["Exec"], Open("streams to a command")),
-    (&["Attach"], Open("streams to a container")),
-    (&["PortForward"], Open("streams to a port of a pod")),
+    (
+        &["Exec"],
+        By(&[
+            "e2e/streaming/exec.rs streams_and_exit_codes",
+            "e2e/streaming/exec.rs the_end_of_the_input",
+            "e2e/streaming/exec.rs a_terminal_and_its_size",
+            "e2e/streaming/exec.rs large_transfers",
+            "e2e/streaming/exec.rs fifty_at_once",
+        ]),
+    ),
+    (
+        &["Attach"],
+        By(&[
+            "e2e/streaming/attach.rs two_at_once_and_the_log",
+            "e2e/streaming/attach.rs an_input_for_one",
+            "e2e/streaming/attach.rs a_terminal",
+        ]),
+    ),
+    (
+        &["PortForward"],
+        By(&[
+            "e2e/streaming/forward.rs a_pods_loopback_is_reached",
+            "e2e/streaming/forward.rs the_nodes_loopback_is_reached_by_a_pod_on_its_network",
+            "e2e/streaming/forward.rs large_answers_are_whole",
+        ]),
+    ),
     (
         &["ContainerStats", "ListContainerStats", "PodSandboxStats", "ListPodSandboxStats"],
         By(&["e2e/resources.rs figures_of_containers_and_pods_are_those_of_the_kernel"]),
@@ -316,9 +339,13 @@ fn place(test: &str) -> (std::path::PathBuf, &str) {
     }
 }
 
-/// Is there a test of this name in the text of a file.
+/// Is there a test of this name in the text of a file, or a check that is one with each of the shims.
 fn has(text: &str, name: &str) -> bool {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let checks = lines.iter().skip_while(|line| **line != "with_each_shim! {").skip(1);
+    if checks.take_while(|line| **line != "}").any(|line| *line == name) {
+        return true;
+    }
     let begin = [format!("fn {name}("), format!("async fn {name}(")];
     let at = lines.iter().position(|line| begin.iter().any(|begin| line.starts_with(begin)));
     at.is_some_and(|at| {
