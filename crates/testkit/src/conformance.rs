@@ -27,7 +27,7 @@ const HOSTS: [&str; 4] = ["registry.k8s.io", "k8s.gcr.io", "gcr.io", "public.ecr
 /// # Errors
 /// If the node cannot be made, critest does not run to its end, or its specs leave something.
 pub async fn run(critest: Option<&Path>, arguments: &[String]) -> Result<bool> {
-    let mut bed = Bed::make(config(), &[]).await?;
+    let mut bed = Bed::make(config()?, &[]).await?;
     let push = bed.node.registry()?.push();
     for sample in images::all()? {
         let name = sample.name.clone();
@@ -62,14 +62,17 @@ async fn close(bed: &mut Bed) -> Result<()> {
 }
 
 /// Mirrors for every host, none of which is asked itself, and a handler for each OCI runtime that
-/// `-runtime-handler` may name.
-fn config() -> Config {
+/// `-runtime-handler` may name, by the shim that the node's own handler has.
+fn config() -> Result<Config> {
     let hosts = format!("server = \"http://127.0.0.1:{REGISTRY_PORT}\"\n");
-    let handlers = "[handlers.runc]\nruntime = \"runc\"\n[handlers.crun]\nruntime = \"crun\"\n";
-    let config = Config::default().drop_in("60-handlers.toml", handlers);
-    HOSTS.iter().fold(config, |config, host| {
+    let shim = crate::paths::small()?.join("containerd-shim-berth-v1");
+    let handler =
+        |runtime| format!("[handlers.{runtime}]\nshim = {shim:?}\nruntime = {runtime:?}\n");
+    let handlers = ["crun", "runc"].map(handler).concat();
+    let config = Config::default().drop_in("60-handlers.toml", &handlers);
+    Ok(HOSTS.iter().fold(config, |config, host| {
         config.file(&format!("berth/certs.d/{host}/hosts.toml"), &hosts)
-    })
+    }))
 }
 
 fn how(node: &Node) -> String {
