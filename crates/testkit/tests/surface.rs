@@ -84,7 +84,7 @@ const CALLS: &[(&[&str], Proof)] = &[
             "e2e/streaming/exec.rs the_end_of_the_input",
             "e2e/streaming/exec.rs a_terminal_and_its_size",
             "e2e/streaming/exec.rs large_transfers",
-            "e2e/streaming/exec.rs fifty_at_once",
+            "e2e/streaming/exec.rs fifty_at_once_by_our_shim",
         ]),
     ),
     (

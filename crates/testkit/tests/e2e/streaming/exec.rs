@@ -21,7 +21,6 @@ with_each_shim! {
     a_terminal_and_its_size
     large_transfers
     a_client_that_reads_late
-    fifty_at_once
     a_container_that_dies
     a_client_that_vanishes
     a_daemon_that_dies
@@ -151,6 +150,17 @@ async fn a_client_that_reads_late(bed: &mut Bed) -> Result<()> {
         bed.cri.shell(&id, "rm /tmp/written").await?;
     }
     Ok(())
+}
+
+#[test]
+fn fifty_at_once_by_our_shim() -> Result<()> {
+    crate::anyshim::Subject::berth()?.on_a_node(async |bed| fifty_at_once(bed).await)
+}
+
+/// Debian's shim leaves Delete of a command unanswered now and then, when so many end together.
+#[test]
+fn long_fifty_at_once_by_runc_v2() -> Result<()> {
+    crate::anyshim::Subject::runc_v2()?.on_a_node(async |bed| fifty_at_once(bed).await)
 }
 
 async fn fifty_at_once(bed: &mut Bed) -> Result<()> {
