@@ -243,7 +243,23 @@ impl Node {
         id: &str,
         asked: PodResources,
     ) -> Result<(), Error> {
-        let _turn = self.shared.resizing.lock().await;
+        let (pod, _) = self.shared.registry.sandbox(id)?;
+        let node = self.clone();
+        // A caller that leaves must not leave the record and the kernel apart.
+        let work = tokio::spawn(async move { node.resize(&pod, asked).await });
+        match work.await {
+            Ok(done) => done,
+            Err(why) => {
+                let text = format!("a bug: the change of the pod's resources panicked: {why}");
+                Err(Error::new(Kind::Broken, text))
+            }
+        }
+    }
+
+    async fn resize(&self, pod: &SandboxId, asked: PodResources) -> Result<(), Error> {
+        let turn = self.shared.resizing.of(pod);
+        let _turn = turn.lock().await;
+        let id = pod.as_str();
         let before = self.sandbox(id)?.record.resources();
         let resources = PodResources {
             overhead: asked.overhead.or_else(|| before.overhead.clone()),

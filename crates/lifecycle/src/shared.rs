@@ -46,8 +46,8 @@ pub(crate) struct Shared {
     pub(crate) holders_enter: Vec<std::path::PathBuf>,
     /// One stage of id-mapped layers is made at a time.
     pub(crate) staging: tokio::sync::Mutex<()>,
-    /// The resources of one pod are changed at a time.
-    pub(crate) resizing: tokio::sync::Mutex<()>,
+    /// Who changes a pod's resources now; no other pod waits for it.
+    pub(crate) resizing: Turns,
     /// The output that shims by others leave to the daemon.
     pub(crate) carriers: Carriers,
     /// What they say themselves.
@@ -65,7 +65,7 @@ pub(crate) struct Shared {
     /// One connection per pod.
     shims: Mutex<HashMap<SandboxId, Shim>>,
     /// Who dials a pod's shim now; the others wait for it.
-    dials: Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>,
+    dials: Turns,
     tokens: AtomicU64,
     started: (Instant, Nanos),
 }
@@ -81,6 +81,20 @@ pub(crate) struct Made {
     pub(crate) boot_id: String,
     pub(crate) jobs_enter: Vec<std::path::PathBuf>,
     pub(crate) holders_enter: Vec<std::path::PathBuf>,
+}
+
+/// One at a time for each pod.
+#[derive(Default)]
+pub(crate) struct Turns(Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Turns {
+    /// The turn of this pod, to be locked.
+    pub(crate) fn of(&self, id: &SandboxId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A turn that nobody else has is over.
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(id.clone()).or_default())
+    }
 }
 
 impl Shared {
@@ -103,7 +117,7 @@ impl Shared {
             figures: Figures::default(),
             said: Arc::default(),
             staging: tokio::sync::Mutex::new(()),
-            resizing: tokio::sync::Mutex::new(()),
+            resizing: Turns::default(),
             carriers: Carriers::default(),
             shim_logs: ShimLogs::default(),
             pause: tokio::sync::OnceCell::new(),
@@ -112,7 +126,7 @@ impl Shared {
             forms: Mutex::default(),
             networks: Mutex::new(HashMap::new()),
             shims: Mutex::new(HashMap::new()),
-            dials: Mutex::new(HashMap::new()),
+            dials: Turns::default(),
             tokens: AtomicU64::new(1),
             started: (Instant::now(), wall),
         }
@@ -208,10 +222,7 @@ impl Shared {
 
     /// The turn to dial a pod's shim.
     pub(crate) fn dial(&self, id: &SandboxId) -> Arc<tokio::sync::Mutex<()>> {
-        let mut dials = self.dials.lock().unwrap_or_else(PoisonError::into_inner);
-        // A turn that nobody else has is over.
-        dials.retain(|_, turn| Arc::strong_count(turn) > 1);
-        Arc::clone(dials.entry(id.clone()).or_default())
+        self.dials.of(id)
     }
 
     /// Keeps the connection to a pod's shim.
