@@ -4,8 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
-TESTKIT := $(TARGET)/debug/berth-testkit
+BUILT := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+TESTKIT := $(BUILT)/debug/berth-testkit
 
 .PHONY: help
 help: ## this list
@@ -40,6 +40,12 @@ property: SECONDS ?= 3600
 property: needs build ## random calls, crashes and faults against a model, for an hour or for SECONDS=n
 	BERTH_PROPERTY_SECONDS=$(SECONDS) cargo test --locked -p berth-testkit --test property -- --nocapture
 
+.PHONY: fuzz
+fuzz: TARGET ?= all
+fuzz: SECONDS ?= 60
+fuzz: ## fuzz targets for what others send: TARGET=cni, shim, spdy or websocket for SECONDS=n; without it each in its turn
+	@tools/fuzz run $(TARGET) $(SECONDS)
+
 .PHONY: node
 node: needs build ## a node in the foreground to play with, in namespaces of its own
 	@"$(TESTKIT)" node
@@ -69,6 +75,7 @@ check: fmt clippy rules docs ## format, lints, dependency rules, licences, docum
 fmt: ## only the format
 	cargo fmt --all --check
 	cargo fmt --manifest-path crates/shim-wasm/Cargo.toml --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 clippy: ## only the lints
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 rules: ## only the rules that no compiler knows: dependencies, licences, lengths, names, links

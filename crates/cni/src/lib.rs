@@ -20,6 +20,8 @@ mod cache;
 mod config;
 mod discovery;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod network;
 mod plugin;
 mod probe;

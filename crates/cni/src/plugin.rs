@@ -21,6 +21,9 @@ const MAX_OUTPUT: usize = 1 << 20;
 /// How much of what a plugin printed goes into an error's message.
 const EXCERPT: usize = 300;
 
+/// How much of each part of an error object does: rules of a firewall are long.
+const SAID: usize = 2000;
+
 /// How often, and after what pause, an executable that is being replaced is tried again.
 const BUSY_TRIES: u32 = 5;
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
@@ -230,7 +233,7 @@ fn not_ended(plugin: &str, verb: Verb, error: berth_job::Error) -> Error {
 }
 
 /// The error object on stdout of a failed plugin; plugins written in haste use stderr.
-fn failure(plugin: &str, verb: Verb, how: &str, stdout: &[u8], stderr: &[u8]) -> Error {
+pub(crate) fn failure(plugin: &str, verb: Verb, how: &str, stdout: &[u8], stderr: &[u8]) -> Error {
     #[derive(Deserialize)]
     struct Wire {
         code: u64,
@@ -240,7 +243,8 @@ fn failure(plugin: &str, verb: Verb, how: &str, stdout: &[u8], stderr: &[u8]) ->
         details: String,
     }
     if let Ok(Wire { code, msg, details }) = serde_json::from_slice(stdout) {
-        let error = PluginError { code, msg, details };
+        let part = |text: String| cut(text.as_bytes(), SAID);
+        let error = PluginError { code, msg: part(msg), details: part(details) };
         return Error::Plugin { plugin: plugin.to_owned(), verb, error };
     }
     let said = if stdout.trim_ascii().is_empty() { stderr } else { stdout };
@@ -253,12 +257,34 @@ fn failure(plugin: &str, verb: Verb, how: &str, stdout: &[u8], stderr: &[u8]) ->
 }
 
 /// The beginning of what was printed, on one line, harmless in a log.
-fn excerpt(bytes: &[u8]) -> String {
+pub(crate) fn excerpt(bytes: &[u8]) -> String {
+    cut(bytes, EXCERPT)
+}
+
+fn cut(bytes: &[u8], limit: usize) -> String {
     let bytes = bytes.trim_ascii();
-    let (shown, rest) = bytes.split_at(bytes.len().min(EXCERPT));
+    let (shown, rest) = bytes.split_at(bytes.len().min(limit));
     let mut text = String::new();
     for c in String::from_utf8_lossy(shown).chars() {
         if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
     }
     if rest.is_empty() { text } else { format!("{text} … and {} bytes more", rest.len()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_repeats_no_more_than_a_message_should() {
+        let long = format!("iptables:\nbad\x1b[31m{}", "x".repeat(100_000));
+        let object = serde_json::json!({"code": 7, "msg": long, "details": long}).to_string();
+        for printed in [object, long.clone(), format!("{{{long}")] {
+            let text = failure("a", Verb::Add, "ended with code 1", printed.as_bytes(), b"");
+            let text = text.to_string();
+            assert!(text.len() < 5000 && !text.contains(char::is_control), "{text:?}");
+        }
+        let error = failure("a", Verb::Add, "", br#"{"code":7,"msg":"a\nb"}"#, b"");
+        assert!(matches!(&error, Error::Plugin { error, .. } if error.msg == r"a\nb"), "{error}");
+    }
 }

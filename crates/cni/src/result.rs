@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::plugin::excerpt;
 use crate::{Error, Result, Version};
 
 /// A pod's attachment to a network, as the last plugin of the list reported it.
@@ -100,7 +101,10 @@ impl Attached {
     pub(crate) fn parse(network: &str, if_name: &str, result: &Value) -> Result<Attached> {
         let lacking = |problem: String| Error::NoAddress { network: network.to_owned(), problem };
         let wire = Wire::deserialize(result)
-            .map_err(|e| lacking(format!("its result cannot be read: {e}")))?;
+            .map_err(|e| {
+                format!("its result cannot be read: {}", excerpt(e.to_string().as_bytes()))
+            })
+            .map_err(lacking)?;
         let ips = pod_ips(&wire, if_name).map_err(lacking)?;
         Ok(Attached {
             network: network.to_owned(),
@@ -249,5 +253,12 @@ mod tests {
         assert_eq!(as_version(new, Version::V0_3_1), old);
         let six = json!({"ips": [{"address": "2001:db8::5/64"}]});
         assert_eq!(as_version(six, Version::V0_4_0)["ips"][0]["version"], "6");
+    }
+
+    #[test]
+    fn an_error_repeats_no_more_than_a_message_should() {
+        let value = json!({"ips": "x".repeat(100_000)});
+        let text = parse(&value).unwrap_err().to_string();
+        assert!(text.len() < 1000, "{} bytes", text.len());
     }
 }

@@ -23,7 +23,8 @@ impl Address {
     /// # Errors
     /// Any other form, and a path that is too long for a socket.
     pub fn parse(text: &str) -> Result<Address> {
-        let wrong = |problem| Error::Address { address: text.to_owned(), problem };
+        // Of a text that is too long, some is enough.
+        let wrong = |problem| Error::Address { address: text.chars().take(200).collect(), problem };
         let rest = text.strip_prefix("unix://").unwrap_or(text);
         if rest.len() > MAX_PATH {
             return Err(wrong("longer than a socket address can be (107 bytes)"));

@@ -1,8 +1,8 @@
 //! What `start` prints: where the shim listens, and which generation of Task it speaks.
 
 use berth_proto::bootstrap::BootstrapResult;
-use protobuf::Message as _;
 
+use crate::decode::decode;
 use crate::{Address, Error, Result};
 
 /// Which generation of the Task service a shim has: same messages, another package name.
@@ -47,18 +47,17 @@ pub fn parse_answer(bytes: &[u8]) -> Result<Answer> {
 }
 
 fn json(text: &[u8]) -> Result<Answer> {
-    let value: serde_json::Value = serde_json::from_slice(text)
-        .map_err(|e| wrong(&format!("{e} in {}", String::from_utf8_lossy(text))))?;
+    let value: serde_json::Value =
+        serde_json::from_slice(text).map_err(|e| wrong(&format!("{e} in {}", excerpt(text))))?;
     let string = |key: &str| value.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
     let version = value.get("version").and_then(serde_json::Value::as_i64).unwrap_or_default();
     answer(version, string("protocol"), string("address"))
 }
 
 fn protobuf(bytes: &[u8]) -> Result<Answer> {
-    let result = BootstrapResult::parse_from_bytes(bytes).ok().filter(|r| !r.address.is_empty());
+    let result = decode::<BootstrapResult>(bytes).ok().filter(|r| !r.address.is_empty());
     let result = result.ok_or_else(|| {
-        let shown =
-            String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).escape_debug().to_string();
+        let shown = excerpt(bytes);
         wrong(&format!("neither a bootstrap result nor JSON nor an address: {shown}"))
     })?;
     answer(result.version.into(), &result.protocol, &result.address)
@@ -66,7 +65,8 @@ fn protobuf(bytes: &[u8]) -> Result<Answer> {
 
 fn answer(version: i64, protocol: &str, address: &str) -> Result<Answer> {
     if !matches!(protocol, "" | "ttrpc") {
-        return Err(wrong(&format!("it speaks {protocol:?}; Berth speaks ttrpc")));
+        let shown = excerpt(protocol.as_bytes());
+        return Err(wrong(&format!("it speaks \"{shown}\"; Berth speaks ttrpc")));
     }
     let generation = match version {
         2 => Generation::V2,
@@ -76,6 +76,11 @@ fn answer(version: i64, protocol: &str, address: &str) -> Result<Answer> {
     Ok(Answer { address: Address::parse(address)?, generation })
 }
 
+/// The beginning of what a shim printed, on one line.
+pub(crate) fn excerpt(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).escape_debug().to_string()
+}
+
 fn wrong(problem: &str) -> Error {
     Error::Answer { problem: problem.to_owned() }
 }
@@ -83,6 +88,7 @@ fn wrong(problem: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protobuf::Message as _;
 
     fn is(bytes: &[u8], generation: Generation) {
         let got = parse_answer(bytes).unwrap();
@@ -120,6 +126,21 @@ mod tests {
         // Cut inside the address; a missing protocol is ttrpc.
         for cut in 0..2 + 2 + "unix:///run/s/a.sock".len() {
             assert!(parse_answer(&wire[..cut]).is_err(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn an_error_repeats_no_more_than_a_message_should() {
+        let long = "x".repeat(60_000);
+        for text in [
+            format!("{{\"version\":3}}\x14{long}"),
+            format!(r#"{{"version":3,"protocol":"{long}"}}"#),
+            format!(r#"{{"version":3,"address":"/{long}"}}"#),
+            format!("/{long}\x1b[31m"),
+            long,
+        ] {
+            let text = parse_answer(text.as_bytes()).unwrap_err().to_string();
+            assert!(text.len() < 500 && !text.contains(char::is_control), "{text:?}");
         }
     }
 

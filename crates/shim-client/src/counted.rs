@@ -1,8 +1,8 @@
 //! Task.Stats: what a shim counts of a task, in either of the two forms.
 
 use berth_proto::{cgroups_v1 as v1, cgroups_v2 as v2};
-use protobuf::Message as _;
 
+use crate::decode::decode;
 use crate::{Error, Result, Shim};
 
 /// What is counted of a task.
@@ -34,13 +34,11 @@ impl Counted {
         let unfit = |problem: String| Error::Answer { problem: format!("to Stats: {problem}") };
         match kind.rsplit('/').next().unwrap_or_default() {
             "io.containerd.cgroups.v1.Metrics" => {
-                let metrics =
-                    v1::Metrics::parse_from_bytes(value).map_err(|e| unfit(e.to_string()))?;
+                let metrics = decode::<v1::Metrics>(value).map_err(|e| unfit(e.to_string()))?;
                 Ok(Self::of_v1(&metrics))
             }
             "io.containerd.cgroups.v2.Metrics" => {
-                let metrics =
-                    v2::Metrics::parse_from_bytes(value).map_err(|e| unfit(e.to_string()))?;
+                let metrics = decode::<v2::Metrics>(value).map_err(|e| unfit(e.to_string()))?;
                 Ok(Self::of_v2(&metrics))
             }
             other => Err(unfit(format!("figures of type {other:?}"))),
@@ -70,7 +68,7 @@ impl Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protobuf::MessageField;
+    use protobuf::{Message as _, MessageField};
 
     #[test]
     fn both_forms_are_read_and_no_other() {

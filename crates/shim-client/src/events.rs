@@ -8,13 +8,14 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use berth_proto::{events, forward, forward_ttrpc, types};
+use protobuf::MessageField;
 use protobuf::well_known_types::any::Any as WireAny;
 use protobuf::well_known_types::empty::Empty;
 use protobuf::well_known_types::timestamp::Timestamp;
-use protobuf::{Message as _, MessageField};
 use tokio::sync::oneshot;
 use ttrpc::r#async::{Client, Server, TtrpcContext};
 
+use crate::decode::decode;
 use crate::types::time;
 use crate::{Error, Exited, Result};
 
@@ -103,15 +104,15 @@ impl<F: Fn(Event) + Send + Sync> forward_ttrpc::Events for Ear<F> {
 }
 
 /// What an envelope holds. Shims that write their types by other means give only the topic.
-fn event(envelope: &types::Envelope) -> Event {
+pub(crate) fn event(envelope: &types::Envelope) -> Event {
     let value = envelope.event.as_ref().map(|event| event.value.as_slice()).unwrap_or_default();
     let other = || Event::Other { topic: envelope.topic.clone() };
     match envelope.topic.as_str() {
-        "/tasks/oom" => match events::TaskOOM::parse_from_bytes(value) {
+        "/tasks/oom" => match decode::<events::TaskOOM>(value) {
             Ok(oom) => Event::Oom { container: oom.container_id },
             Err(_) => other(),
         },
-        "/tasks/exit" => match events::TaskExit::parse_from_bytes(value) {
+        "/tasks/exit" => match decode::<events::TaskExit>(value) {
             Ok(exit) => Event::Exit {
                 container: exit.container_id,
                 process: exit.id,
@@ -130,7 +131,7 @@ fn event(envelope: &types::Envelope) -> Event {
 /// It is no `Any`, or nobody takes it.
 pub async fn publish(address: &str, namespace: &str, topic: &str, event: &[u8]) -> Result<()> {
     let wrong = |why: String| Error::Request { call: "publish", id: topic.to_owned(), why };
-    let event = WireAny::parse_from_bytes(event).map_err(|e| wrong(e.to_string()))?;
+    let event = decode::<WireAny>(event).map_err(|e| wrong(e.to_string()))?;
     let uri = match address.contains("://") {
         true => address.to_owned(),
         false => format!("unix://{address}"),
@@ -167,6 +168,7 @@ pub async fn publish(address: &str, namespace: &str, topic: &str, event: &[u8]) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protobuf::Message as _;
     use tokio::sync::mpsc;
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 //! protobuf message of that length. A unary call is one request frame and one response frame.
 
 use crate::Kind;
+use crate::decode::decode;
 use crate::error::kind_of;
 
 pub(crate) const HEADER: usize = 10;
@@ -70,7 +71,7 @@ pub(crate) enum Reply {
 
 /// Decodes a response message.
 pub(crate) fn reply(message: &[u8]) -> Reply {
-    let response: ttrpc::proto::Response = match protobuf::Message::parse_from_bytes(message) {
+    let response: ttrpc::proto::Response = match decode(message) {
         Ok(response) => response,
         Err(e) => return Reply::Undecodable(e.to_string()),
     };

@@ -9,6 +9,7 @@ use berth_proto::types::RuntimeInfo;
 use berth_sys::spawn::Spawn;
 use protobuf::Message as _;
 
+use crate::decode::decode;
 use crate::{Any, Error, Result};
 
 /// What a shim says of itself.
@@ -60,7 +61,7 @@ pub async fn info(
         });
     }
     let wrong = |problem: String| Error::Answer { problem: format!("to -info: {problem}") };
-    let info = RuntimeInfo::parse_from_bytes(&outcome.stdout).map_err(|e| wrong(e.to_string()))?;
+    let info = decode::<RuntimeInfo>(&outcome.stdout).map_err(|e| wrong(e.to_string()))?;
     if info.name.is_empty() {
         return Err(wrong("it has no name".to_owned()));
     }

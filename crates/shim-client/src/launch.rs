@@ -14,6 +14,7 @@ use berth_proto::task_v3::DeleteResponse;
 use berth_sys::spawn::Spawn;
 use protobuf::Message as _;
 
+use crate::decode::decode;
 use crate::types::time;
 use crate::{Answer, Any, Error, Exited, Result, parse_answer};
 
@@ -159,7 +160,7 @@ impl Launch {
                 said: said.unwrap_or_else(|| "it said nothing".to_owned()),
             });
         }
-        let response = DeleteResponse::parse_from_bytes(&outcome.stdout)
+        let response = decode::<DeleteResponse>(&outcome.stdout)
             .map_err(|e| Error::Answer { problem: format!("to delete: {e}") })?;
         let at = time(response.exited_at.as_ref());
         Ok(Outcome { pid: response.pid, exited: Exited { status: response.exit_status, at } })

@@ -16,9 +16,12 @@ mod address;
 mod answer;
 mod connection;
 mod counted;
+mod decode;
 mod error;
 mod events;
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod info;
 mod launch;
 mod log_fifo;

@@ -4,6 +4,7 @@
 use berth_proto::{runc_options, runtime_options, types};
 use protobuf::Message as _;
 
+use crate::decode::decode;
 use crate::{Any, Error, Result};
 
 /// `containerd.runc.v1.Options`: what shims of the runc kind take.
@@ -106,7 +107,7 @@ impl RuntimeInfo {
     /// # Errors
     /// It is no such message.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let info = types::RuntimeInfo::parse_from_bytes(bytes)
+        let info = decode::<types::RuntimeInfo>(bytes)
             .map_err(|e| Error::Answer { problem: format!("to -info: {e}") })?;
         Ok(Self { name: info.name, features: info.features.into_option().map(Any::from) })
     }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use ttrpc::proto::{KeyValue, Request};
 
 use crate::connection::{Connection, Failure};
+use crate::decode::decode;
 use crate::frame::{Reply, reply};
 use crate::{Address, Answer, Error, Generation, Result};
 
@@ -72,6 +73,14 @@ impl Shim {
         Ok(Shim { inner: Arc::new(inner) })
     }
 
+    /// A shim at the other end of this socket.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn over(socket: tokio::net::UnixStream, generation: Generation) -> Shim {
+        let connection = Connection::over(socket);
+        let (namespace, deadlines) = ("k8s.io".into(), Deadlines::default());
+        Shim { inner: Arc::new(Connected { connection, generation, namespace, deadlines }) }
+    }
+
     /// Does anybody listen there at all? For adoption, before the shim is asked anything.
     ///
     /// # Errors
@@ -129,9 +138,7 @@ impl Shim {
         };
         let undecodable = |why| Error::Reply { call, id: owned(), why };
         match reply(&message) {
-            Reply::Payload(payload) => {
-                B::parse_from_bytes(&payload).map_err(|e| undecodable(e.to_string()))
-            }
+            Reply::Payload(payload) => decode(&payload).map_err(|e| undecodable(e.to_string())),
             Reply::Refused(kind, message) => {
                 Err(Error::Refused { call, id: owned(), kind, message })
             }

@@ -21,6 +21,8 @@ mod backend;
 mod config;
 mod ended;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod http;
 mod inbox;
 mod negotiate;

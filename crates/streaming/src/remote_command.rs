@@ -18,6 +18,8 @@ use crate::outbox::Outbox;
 use crate::{Attach, Backend, Exec, Streams};
 
 pub(crate) use channels::Protocol;
+#[cfg(any(test, fuzzing))]
+pub(crate) use resize::sizes;
 pub(crate) use spdy::Version;
 pub(crate) use status::Form;
 use status::Outcome;

@@ -7,6 +7,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use channels::reread;
 pub(crate) use channels::{Channels, Codec};
 pub(crate) use tunnel::Tunnel;
 

@@ -55,29 +55,54 @@ struct NoSize;
 
 /// The last of the sizes that stand whole in `bytes`; what is not whole yet stays there.
 fn last(bytes: &mut Vec<u8>) -> Result<Option<Size>, NoSize> {
-    let (mut size, mut wrong) = (None, false);
-    let mut messages = serde_json::Deserializer::from_slice(bytes).into_iter::<Message>();
-    for message in messages.by_ref() {
-        match message {
-            Ok(Message { width, height }) => {
-                size = Some(Size { columns: width, rows: height });
-            }
-            Err(error) if error.is_eof() => break,
-            Err(_) => {
-                wrong = true;
-                break;
-            }
+    let (mut size, mut done) = (None, 0);
+    loop {
+        let rest = bytes[done..].trim_ascii_start();
+        done = bytes.len() - rest.len();
+        let whole = object(rest)?;
+        if whole.unwrap_or(rest.len()) >= LONGEST {
+            return Err(NoSize);
+        }
+        let Some(length) = whole else { break };
+        let Message { width, height } =
+            serde_json::from_slice(&rest[..length]).map_err(|_| NoSize)?;
+        size = Some(Size { columns: width, rows: height });
+        done += length;
+    }
+    bytes.drain(..done);
+    Ok(size)
+}
+
+/// The length of the JSON object at the beginning, once it is whole. Half of one may be no JSON yet: a minus.
+fn object(bytes: &[u8]) -> Result<Option<usize>, NoSize> {
+    let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            _ if in_text => {}
+            b'{' => depth += 1,
+            b'}' if depth == 1 => return Ok(Some(at + 1)),
+            b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth == 0 {
+            return Err(NoSize);
         }
     }
-    let whole = messages.byte_offset();
-    if wrong {
-        return Err(NoSize);
+    Ok(None)
+}
+
+/// The last size in bytes that come so many at a time; nothing if they are none.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn sizes(bytes: &[u8], piece: usize) -> Option<Option<Size>> {
+    let (mut held, mut size) = (Vec::new(), None);
+    for piece in bytes.chunks(piece.max(1)) {
+        held.extend_from_slice(piece);
+        size = last(&mut held).ok()?.or(size);
     }
-    bytes.drain(..whole);
-    match bytes.len() {
-        ..LONGEST => Ok(size),
-        _ => Err(NoSize),
-    }
+    Some(size)
 }
 
 #[cfg(test)]
@@ -109,6 +134,14 @@ mod tests {
         }
         assert_eq!(last(&mut vec![b' '; 10]), Ok(None));
         assert_eq!(last(&mut [b"{\"", vec![b'a'; LONGEST].as_slice()].concat()), Err(NoSize));
+    }
+
+    #[test]
+    fn a_size_may_come_in_any_pieces() {
+        let bytes = br#" {"Depth":-1,"Width":80,"Note":"}\"{","More":{"x":[1.5e3]},"Height":24} "#;
+        for piece in 1..=bytes.len() {
+            assert_eq!(sizes(bytes, piece), Some(size(80, 24)), "{piece}");
+        }
     }
 
     proptest! {

@@ -162,6 +162,19 @@ fn message(channel: u8, bytes: &[u8], codec: Codec) -> Message {
     }
 }
 
+/// Reads a message, and again what is written of what it says.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn reread(bytes: &[u8], codec: Codec, closes: bool) {
+    if let Ok(Said::Bytes(channel, said)) = parse(bytes, codec, closes) {
+        let again = message(channel, &said, codec).into_data();
+        // In base64, a channel is one byte; a text of others is UTF-8.
+        if codec == Codec::Binary || channel < 10 {
+            let again = parse(&again, codec, closes);
+            assert!(matches!(again, Ok(Said::Bytes(c, b)) if c == channel && b == said));
+        }
+    }
+}
+
 async fn write<T>(
     (mut sink, mut pings): (SplitSink<WebSocketStream<T>, Message>, Interval),
     mut parcels: mpsc::Receiver<Parcel>,
