@@ -55,6 +55,10 @@ conformance: needs build ## the CRI conformance suite: CRITEST=path to critest, 
 	@tools/needs busybox
 	@"$(TESTKIT)" conformance $(CRITEST) $(ARGS)
 
+.PHONY: kubelet
+kubelet: needs build ## every shape of pod by a real kubelet: KUBELET=path to one, ONLY=part of a shape's name
+	@"$(TESTKIT)" kubelet "$(or $(KUBELET),$(error say KUBELET=path to a kubelet))" "$(ONLY)"
+
 .PHONY: mutants
 mutants: needs ## deliberate faults in the product, each of which must make a test fail
 	@tools/mutants/run

@@ -20,6 +20,7 @@ pub mod image;
 pub mod json;
 pub mod keeper;
 pub mod kinds;
+pub mod kubelet;
 pub mod network;
 pub mod node;
 pub mod parent;

@@ -32,6 +32,14 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// A kubelet on a node of its own: every shape of pod
+    Kubelet {
+        /// The kubelet's program
+        kubelet: PathBuf,
+        /// Only shapes whose names contain this
+        #[arg(default_value = "")]
+        only: String,
+    },
     /// Write a sample image as an archive for `berth image import`
     Image {
         /// Its name, as `busybox` or `differs:b`
@@ -103,6 +111,10 @@ fn main() -> Result<ExitCode> {
         Command::Node => threads()?.block_on(berth_testkit::play::run())?,
         Command::Conformance { critest, arguments } => {
             let run = berth_testkit::conformance::run(critest.as_deref(), &arguments);
+            return Ok(ExitCode::from(u8::from(!threads()?.block_on(run)?)));
+        }
+        Command::Kubelet { kubelet, only } => {
+            let run = berth_testkit::kubelet::run(&kubelet, &only);
             return Ok(ExitCode::from(u8::from(!threads()?.block_on(run)?)));
         }
         Command::Image { name, to, docker } => image(&name, &to, docker)?,

@@ -137,8 +137,7 @@ impl Node {
         self.daemon = self.daemon.take().and_then(reap);
         self.registry = None;
         self.keeper = None;
-        self.parent.remove()?;
-        self.parent = Parent::create(self.parent.name())?;
+        self.parent.renew()?;
         Layout::new(self.disk.path()).new_boot()?;
         self.boot()
     }

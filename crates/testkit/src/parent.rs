@@ -33,6 +33,15 @@ impl Parent {
         Ok(parent)
     }
 
+    /// Removes it with everything in it, and makes it again, as a reboot does.
+    ///
+    /// # Errors
+    /// As [`Parent::remove`] and [`Parent::create`].
+    pub fn renew(&self) -> Result<()> {
+        self.remove()?;
+        self.roots.iter().try_for_each(|root| self.add(root, Path::new(&self.name)))
+    }
+
     /// Makes a cgroup below, in every hierarchy, as the kubelet makes one for a pod; returns its
     /// path from the hierarchies' root.
     ///

@@ -1,14 +1,17 @@
 //! A client of Exec, Attach and PortForward: both transports, by hand, with just enough of each.
 
+mod call;
+
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, ReadHalf, WriteHalf,
+};
 use tokio::sync::watch;
+
+pub use call::{Call, Duplex, connect};
 
 use crate::node::Node;
 
@@ -48,7 +51,7 @@ struct Inbox {
 #[derive(Debug)]
 struct Mux {
     transport: Transport,
-    write: OwnedWriteHalf,
+    write: WriteHalf<Box<dyn Duplex>>,
     inbox: watch::Receiver<Inbox>,
     reader: tokio::task::JoinHandle<()>,
     /// The reader reads only while this is true.
@@ -63,14 +66,8 @@ impl Drop for Mux {
 }
 
 impl Mux {
-    async fn dial(node: &Node, url: &str, transport: Transport, protocol: &str) -> Result<Self> {
-        let rest = url.strip_prefix("http://").with_context(|| format!("an http URL: {url}"))?;
-        let (host, path) = rest.split_once('/').with_context(|| format!("a path in {url}"))?;
-        let address: SocketAddr = host.parse()?;
-        let socket = node.place()?.visit(|| Ok(std::net::TcpStream::connect(address)?))?;
-        socket.set_nonblocking(true)?;
-        let socket = TcpStream::from_std(socket)?;
-        socket.set_nodelay(true)?;
+    async fn upgrade(call: Call, transport: Transport, protocol: &str) -> Result<Self> {
+        let Call { socket, host, path } = call;
         let (method, upgrade) = match transport {
             Transport::Spdy => {
                 ("POST", format!("Upgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: {protocol}"))
@@ -83,9 +80,9 @@ impl Mux {
                 ),
             ),
         };
-        let (read, mut write) = socket.into_split();
+        let (read, mut write) = tokio::io::split(socket);
         let head = format!(
-            "{method} /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\n{upgrade}\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\n{upgrade}\r\n\r\n"
         );
         write.write_all(head.as_bytes()).await?;
         let mut read = BufReader::with_capacity(64 << 10, read);
@@ -93,7 +90,11 @@ impl Mux {
         while !answer.ends_with("\r\n\r\n") {
             ensure!(read.read_line(&mut answer).await? > 0, "the answer ends: {answer}");
         }
-        ensure!(answer.starts_with("HTTP/1.1 101 "), "no upgrade: {answer}");
+        if !answer.starts_with("HTTP/1.1 101 ") {
+            let mut why = vec![0; 4096];
+            let length = read.read(&mut why).await.unwrap_or_default();
+            bail!("no upgrade: {answer}{}", String::from_utf8_lossy(&why[..length]));
+        }
         let (tell, inbox) = watch::channel(Inbox::default());
         let (reads, may_read) = watch::channel(true);
         let reader = Reader { read, tell, may_read, transport };
@@ -182,7 +183,7 @@ fn message(into: &mut Vec<u8>, opcode: u8, first: u8, rest: &[u8]) -> Result<()>
 }
 
 struct Reader {
-    read: BufReader<OwnedReadHalf>,
+    read: BufReader<ReadHalf<Box<dyn Duplex>>>,
     tell: watch::Sender<Inbox>,
     may_read: watch::Receiver<bool>,
     transport: Transport,
@@ -298,11 +299,19 @@ impl Session {
     /// # Errors
     /// If the server does not upgrade the connection.
     pub async fn open(node: &Node, url: &str, how: Transport, wants: Wants) -> Result<Self> {
+        Self::over(Call::dial(node, url)?, how, wants).await
+    }
+
+    /// As [`Session::open`], on a connection that there is already.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn over(call: Call, how: Transport, wants: Wants) -> Result<Self> {
         if how == Transport::WebSocket {
-            let mux = Mux::dial(node, url, how, "v5.channel.k8s.io").await?;
+            let mux = Mux::upgrade(call, how, "v5.channel.k8s.io").await?;
             return Ok(Self { mux, stdin: 0, stdout: 1, stderr: 2, error: 3, resize: 4 });
         }
-        let mux = Mux::dial(node, url, how, "v4.channel.k8s.io").await?;
+        let mux = Mux::upgrade(call, how, "v4.channel.k8s.io").await?;
         let mut session = Self { mux, stdin: 0, stdout: 0, stderr: 0, error: 0, resize: 0 };
         for (wanted, name) in [
             (true, "error"),
@@ -421,7 +430,15 @@ impl Forward {
     /// # Errors
     /// If the server does not upgrade the connection.
     pub async fn open(node: &Node, url: &str) -> Result<Self> {
-        let mux = Mux::dial(node, url, Transport::Spdy, "portforward.k8s.io").await?;
+        Self::over(Call::dial(node, url)?).await
+    }
+
+    /// As [`Forward::open`], on a connection that there is already.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn over(call: Call) -> Result<Self> {
+        let mux = Mux::upgrade(call, Transport::Spdy, "portforward.k8s.io").await?;
         Ok(Self { mux, requests: 0 })
     }
 
