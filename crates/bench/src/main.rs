@@ -32,8 +32,10 @@ use crate::subject::make::{self, Parts};
 use crate::subject::{Kind, Subject};
 
 /// The parts that `--only` knows.
-const PARTS: [&str; 10] =
-    ["rpc", "events", "rates", "memory", "lists", "idle", "restart", "logs", "pull", HANDLERS];
+const PARTS: [&str; 12] = [
+    "rpc", "sessions", "events", "rates", "memory", "lists", "idle", "restart", "crowd", "logs",
+    "pull", HANDLERS,
+];
 /// The part in which the subjects have more handlers than the one of everybody.
 const HANDLERS: &str = "handlers";
 
@@ -58,8 +60,8 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// Only these parts: rpc, events, rates, memory (and CPU), lists, idle, restart, logs, pull,
-    /// handlers
+    /// Only these parts: rpc, sessions, events, rates, memory (and CPU), lists, idle, restart,
+    /// crowd, logs, pull, handlers
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Whom to measure, of bare, berth and containerd; without this and without --socket, all

@@ -124,6 +124,8 @@ impl Mux {
         payload.extend(length.to_le_bytes());
         payload.extend((!length).to_le_bytes());
         payload.extend(plain);
+        // An empty block is what makes some readers give out what came before it.
+        payload.extend([0, 0, 0, 0xff, 0xff]);
         let mut frame = vec![0x80, 3, 0, 1, 0];
         frame.extend(&u32::try_from(payload.len())?.to_be_bytes()[1..]);
         frame.extend(payload);

@@ -16,7 +16,7 @@ const OWN: &str = "berth";
 const PEER: &str = "containerd";
 const FLOOR: &str = "bare";
 
-const GOALS: [Goal; 15] = [
+const GOALS: [Goal; 19] = [
     Goal {
         asked: "a running pod in at most half of containerd's time, or within 12 ms of the bare commands",
         seen: running,
@@ -39,6 +39,22 @@ const GOALS: [Goal; 15] = [
     Goal {
         asked: "ListContainerStats of all pods: under 20 ms",
         seen: |report| below(report, "lists/ListContainerStats", 20.0, "ms"),
+    },
+    Goal {
+        asked: "… ahead of containerd",
+        seen: |report| ahead(report, "lists/ListContainerStats"),
+    },
+    Goal {
+        asked: "ListContainerStats of ten containers in each pod: under 100 ms",
+        seen: |report| below(report, "crowd/ListContainerStats", 100.0, "ms"),
+    },
+    Goal {
+        asked: "… ahead of containerd",
+        seen: |report| ahead(report, "crowd/ListContainerStats"),
+    },
+    Goal {
+        asked: "a session of Exec ahead of containerd, until its output",
+        seen: |report| ahead(report, "session/output"),
     },
     Goal {
         asked: "1 GB of log: under 4 s",

@@ -84,6 +84,9 @@ impl Bench {
         if self.wants("restart") {
             self.restarts(subject).await?;
         }
+        if self.wants("crowd") {
+            self.crowd(subject).await?;
+        }
         subject.drain(self.amount.workers).await.map(drop)
     }
 

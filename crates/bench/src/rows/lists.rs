@@ -33,7 +33,7 @@ const RESTART: What =
 
 /// A list, by the call that asks for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum List {
+pub(super) enum List {
     Pods,
     Containers,
     ContainerStats,
@@ -73,16 +73,19 @@ impl CriSubject {
         }
     }
 
-    async fn lists(&self, list: List) -> Result<Samples> {
+    /// How long a list of so many entries takes.
+    ///
+    /// # Errors
+    /// If the call fails, or the list is not complete.
+    pub(super) async fn lists(&self, list: List, held: usize) -> Result<Samples> {
         let mut samples = Samples::default();
         for number in 0..=LISTS {
             let started = Instant::now();
             let length = self.list(list).await.with_context(|| format!("{list:?}"))?;
             let took = ms(started.elapsed());
             // Others may have pods behind a socket that is not this bench's own.
-            let held = self.held().len();
             if length < held || (self.site().is_some() && length != held) {
-                bail!("the list {list:?} has {length} entries with {held} pods");
+                bail!("the list {list:?} has {length} entries and not {held}");
             }
             // The first finds nothing warm.
             if number > 0 {
@@ -154,16 +157,17 @@ impl Bench {
     pub(crate) async fn lists(&mut self, subject: &mut Subject) -> Result<()> {
         let name = subject.name.clone();
         let Some(cri) = subject.cri() else { return Ok(()) };
+        let held = cri.held().len();
         for (list, what) in [
             (List::Pods, PODS),
             (List::Containers, CONTAINERS),
             (List::ContainerStats, CONTAINER_STATS),
             (List::PodStats, POD_STATS),
         ] {
-            self.report.put_samples(what, &name, &cri.lists(list).await?);
+            self.report.put_samples(what, &name, &cri.lists(list, held).await?);
         }
         if cri.has_metrics().await? {
-            self.report.put_samples(METRICS, &name, &cri.lists(List::Metrics).await?);
+            self.report.put_samples(METRICS, &name, &cri.lists(List::Metrics, held).await?);
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What is measured, part by part.
 
+mod crowd;
 mod events;
 mod handlers;
 pub(crate) mod held;
@@ -8,6 +9,7 @@ mod logs;
 mod pull;
 pub(crate) mod rates;
 pub(crate) mod rpc;
+mod sessions;
 
 use std::time::Duration;
 
@@ -17,7 +19,7 @@ use crate::report::Report;
 use crate::subject::Subject;
 
 /// The parts that are measured while pods are held.
-const HELD: [&str; 4] = ["memory", "lists", "idle", "restart"];
+const HELD: [&str; 5] = ["memory", "lists", "idle", "restart", "crowd"];
 
 /// How much of everything is measured.
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,6 +78,9 @@ impl Bench {
     pub(crate) async fn all(&mut self) -> Result<()> {
         if self.wants("rpc") {
             self.rpc().await?;
+        }
+        if self.wants("sessions") {
+            self.sessions().await?;
         }
         if self.wants("events") {
             self.events().await?;
