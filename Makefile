@@ -56,8 +56,8 @@ conformance: needs build ## the CRI conformance suite: CRITEST=path to critest, 
 	@"$(TESTKIT)" conformance $(CRITEST) $(ARGS)
 
 .PHONY: kubelet
-kubelet: needs build ## every shape of pod by a real kubelet: KUBELET=path to one, ONLY=part of a shape's name
-	@"$(TESTKIT)" kubelet "$(or $(KUBELET),$(error say KUBELET=path to a kubelet))" "$(ONLY)"
+kubelet: needs build ## every shape of pod by a real kubelet: KUBELET=path to one, ONLY=part of a shape's name, GATES='more of its feature gates'
+	@"$(TESTKIT)" kubelet "$(or $(KUBELET),$(error say KUBELET=path to a kubelet))" "$(ONLY)" $(addprefix --gate ,$(GATES))
 
 .PHONY: mutants
 mutants: needs ## deliberate faults in the product, each of which must make a test fail

@@ -37,15 +37,15 @@ struct Row {
     seconds: f64,
 }
 
-/// Runs this kubelet and checks the shapes whose names contain `only`; prints a table. Gives
-/// whether none failed.
+/// Runs this kubelet, with these feature gates open, and checks the shapes whose names contain
+/// `only`; prints a table. Gives whether none failed.
 ///
 /// # Errors
 /// If the node or the kubelet cannot be had.
-pub async fn run(program: &Path, only: &str) -> Result<bool> {
+pub async fn run(program: &Path, only: &str, gates: &[String]) -> Result<bool> {
     tell(&process::version(program)?)?;
     let bed = Bed::make(config()?, &IMAGES).await?;
-    let mut world = World::make(bed, program).await?;
+    let mut world = World::make(bed, program, gates).await?;
     world.bed.settle()?;
     tell("the kubelet is ready")?;
     let mut rows: Vec<Row> = futures_util::stream::iter(ALL)

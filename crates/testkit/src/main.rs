@@ -39,6 +39,9 @@ enum Command {
         /// Only shapes whose names contain this
         #[arg(default_value = "")]
         only: String,
+        /// Feature gates of the kubelet to open beside those that it is run with
+        #[arg(long)]
+        gate: Vec<String>,
     },
     /// Write a sample image as an archive for `berth image import`
     Image {
@@ -113,8 +116,8 @@ fn main() -> Result<ExitCode> {
             let run = berth_testkit::conformance::run(critest.as_deref(), &arguments);
             return Ok(ExitCode::from(u8::from(!threads()?.block_on(run)?)));
         }
-        Command::Kubelet { kubelet, only } => {
-            let run = berth_testkit::kubelet::run(&kubelet, &only);
+        Command::Kubelet { kubelet, only, gate } => {
+            let run = berth_testkit::kubelet::run(&kubelet, &only, &gate);
             return Ok(ExitCode::from(u8::from(!threads()?.block_on(run)?)));
         }
         Command::Image { name, to, docker } => image(&name, &to, docker)?,

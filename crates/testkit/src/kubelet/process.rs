@@ -1,5 +1,6 @@
 //! The kubelet under test: its configuration, and its process in a node.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
@@ -41,7 +42,7 @@ impl Kubelet {
     ///
     /// # Errors
     /// If its files cannot be written or its cgroup cannot be made.
-    pub(super) fn prepare(program: &Path, node: &Node) -> Result<Self> {
+    pub(super) fn prepare(program: &Path, node: &Node, gates: &[String]) -> Result<Self> {
         let program =
             fs::canonicalize(program).with_context(|| format!("{}", program.display()))?;
         let home = node.disk().join("kubelet");
@@ -69,7 +70,7 @@ impl Kubelet {
         for (path, value) in SYSCTLS {
             kubelet.write(&format!("sysctl/{}", path.replace('/', ".")), &format!("{value}\n"))?;
         }
-        kubelet.write("config", &kubelet.configuration(node).to_string())?;
+        kubelet.write("config", &kubelet.configuration(node, gates).to_string())?;
         kubelet.furnish(node)?;
         Ok(kubelet)
     }
@@ -101,7 +102,13 @@ impl Kubelet {
         self.home.join("log")
     }
 
-    fn configuration(&self, node: &Node) -> serde_json::Value {
+    fn configuration(&self, node: &Node, gates: &[String]) -> serde_json::Value {
+        let own = ["PodAndContainerStatsFromCRI", "KubeletCrashLoopBackOffMax"];
+        let gates: BTreeMap<_, _> = own
+            .into_iter()
+            .chain(gates.iter().map(String::as_str))
+            .map(|name| (name, true))
+            .collect();
         let path = |name: &str| self.home.join(name).display().to_string();
         json!({
             "kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -125,11 +132,11 @@ impl Kubelet {
             // Their defaults are made for a node that nobody waits for.
             "syncFrequency": "2s", "nodeStatusUpdateFrequency": "5s",
             "crashLoopBackOff": {"maxContainerRestartPeriod": "3s"},
-            "containerLogMaxSize": "512Ki", "containerLogMonitorInterval": "3s",
+            "containerLogMaxSize": "512Ki", "containerLogMaxFiles": 50, "containerLogMonitorInterval": "3s",
             "serializeImagePulls": false, "eventRecordQPS": 0,
             "volumePluginDir": path("plugins"),
             "allowedUnsafeSysctls": ["kernel.msg*", "net.core.*"],
-            "featureGates": {"PodAndContainerStatsFromCRI": true, "KubeletCrashLoopBackOffMax": true},
+            "featureGates": gates,
         })
     }
 

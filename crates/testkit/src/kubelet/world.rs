@@ -33,8 +33,8 @@ impl World {
     ///
     /// # Errors
     /// If the kubelet ends, or does not become ready.
-    pub(super) async fn make(bed: Bed, program: &Path) -> Result<Self> {
-        let kubelet = Kubelet::prepare(program, &bed.node)?;
+    pub(super) async fn make(bed: Bed, program: &Path, gates: &[String]) -> Result<Self> {
+        let kubelet = Kubelet::prepare(program, &bed.node, gates)?;
         let mut world = Self { bed, store: Arc::new(Store::new()), kubelet, server: None };
         world.begin().await?;
         Ok(world)
