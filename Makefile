@@ -37,7 +37,7 @@ test-long: needs build ## the long tests: endurance, churn, wide interleavings
 
 .PHONY: property
 property: SECONDS ?= 3600
-property: needs build ## random calls, crashes and faults against a model, for an hour or for SECONDS=n
+property: needs build ## random calls, crashes, faults and configurations, for an hour or for SECONDS=n
 	BERTH_PROPERTY_SECONDS=$(SECONDS) cargo test --locked -p berth-testkit --test property -- --nocapture
 
 .PHONY: fuzz

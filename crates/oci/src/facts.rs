@@ -187,6 +187,8 @@ pub struct CheckedMount {
     pub propagation: SourcePropagation,
     /// The source is id-mapped already: the runtime is not to do it again.
     pub id_mapped: bool,
+    /// It is no directory, so nothing can be mounted below it.
+    pub alone: bool,
 }
 
 /// Namespaces of a pod that have a path; one that is none is the node's.

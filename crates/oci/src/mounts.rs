@@ -200,7 +200,11 @@ fn asked_mount(
     }
     let image = matches!(mount.source, MountSource::Image { .. });
     let propagation = propagation(field, mount.propagation, checked)?;
-    let access = access(field, input, mount, image)?;
+    let access = match access(field, input, mount, image)? {
+        // crun 1.8 takes every `rro` for a directory.
+        "rro" if checked.alone => "ro",
+        access => access,
+    };
     let mut made = bind(destination, checked.source.clone(), &["rbind", propagation, access]);
     if image {
         made.options.extend(["nosuid", "nodev"].map(str::to_owned));

@@ -7,6 +7,8 @@ use berth_oci::{
     CapabilitySet, Error, container_spec, default_profile, image_volumes, linux_resources,
     parse_profile, update_resources,
 };
+use std::path::Path;
+
 use berth_pod::Kind;
 use berth_pod::spec::{PidMode, Profile, Propagation, Resources, Selinux};
 use sample::{Sample, node, sample};
@@ -163,6 +165,18 @@ fn recursive_read_only_is_never_silently_less() {
         rro(|s| s.spec.mounts[0].propagation = Propagation::HostToContainer),
     ] {
         expect(&error, Kind::Invalid, "mounts[0].recursive_read_only");
+    }
+}
+
+#[test]
+fn what_has_nothing_below_it_needs_no_recursion() {
+    let mut s = sample();
+    s.mount("/mnt", "/srv", |m| (m.readonly, m.recursive_read_only) = (true, true));
+    for (alone, option) in [(false, "rro"), (true, "ro")] {
+        s.mounts[0].alone = alone;
+        let spec = container_spec(&s.input()).unwrap();
+        let mount = spec.mounts.iter().find(|mount| mount.destination == Path::new("/mnt"));
+        assert!(mount.unwrap().options.iter().any(|one| one == option), "{mount:?}");
     }
 }
 

@@ -107,7 +107,13 @@ const CALLS: &[(&[&str], Proof)] = &[
         &["ContainerStats", "ListContainerStats", "PodSandboxStats", "ListPodSandboxStats"],
         By(&["e2e/resources.rs figures_of_containers_and_pods_are_those_of_the_kernel"]),
     ),
-    (&["UpdateRuntimeConfig"], By(&["cni/src/template.rs both_families_are_filled_in"])),
+    (
+        &["UpdateRuntimeConfig"],
+        By(&[
+            "e2e/network.rs a_node_that_is_given_its_pod_cidr_makes_its_network_of_the_template",
+            "cni/src/template.rs both_families_are_filled_in",
+        ]),
+    ),
     (&["CheckpointContainer"], Open("checkpoints")),
     (
         &["GetContainerEvents"],
@@ -189,7 +195,7 @@ const FIELDS: &[(&str, Proof)] = &[
         By(&["e2e/security.rs no_new_privs_and_seccomp_hold_where_they_were_asked_for"]),
     ),
     (
-        "AppArmor profiles",
+        "AppArmor profiles (no kernel here has them: the refusal is seen on a node, what they do in the spec)",
         By(&[
             "oci/tests/rules.rs apparmor_profiles",
             "oci/src/process.rs an_apparmor_profile_is_loaded_if_the_kernel_lists_it",
@@ -197,7 +203,7 @@ const FIELDS: &[(&str, Proof)] = &[
         ]),
     ),
     (
-        "SELinux labels and relabelled volumes",
+        "SELinux labels and relabelled volumes (off here: a node ignores them, what they do is in the spec)",
         By(&[
             "oci/tests/rules.rs selinux_labels_are_left_out_where_selinux_is_off",
             "helper/tests/helper.rs a_volume_is_relabelled_and_nothing_that_its_links_lead_to",
@@ -293,7 +299,10 @@ const FIELDS: &[(&str, Proof)] = &[
     ),
     (
         "limits and overhead of a pod when it is run",
-        By(&["oci/tests/golden.rs a_sandbox_run_as_a_task_on_the_hosts_network"]),
+        By(&[
+            "e2e/resources.rs a_pods_own_resources_are_kept_and_limit_a_cgroup_that_berth_made",
+            "e2e/resources.rs a_cgroup_of_the_kubelets_is_not_touched_by_a_pods_resources",
+        ]),
     ),
     (
         "the stop signal, set and told",

@@ -174,12 +174,14 @@ fn mounts(context: &Context, id: &ContainerId, found: &[Value]) -> Result<Vec<Ch
                 source: staged(),
                 propagation: SourcePropagation::Private,
                 id_mapped: true,
+                alone: false,
             },
             MountSource::Host(path) => {
-                let propagation = there(mount, path, found.next().unwrap_or(&Value::Null))?;
+                let found = found.next().unwrap_or(&Value::Null);
+                let (propagation, alone) = (there(mount, path, found)?, found["kind"] != "dir");
                 let id_mapped = volumes::is_staged(context, mount)?;
                 let source = if id_mapped { staged() } else { path.clone() };
-                CheckedMount { source, propagation, id_mapped }
+                CheckedMount { source, propagation, id_mapped, alone }
             }
         });
     }

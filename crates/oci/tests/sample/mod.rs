@@ -84,6 +84,7 @@ impl Sample {
         change(&mut mount);
         self.spec.mounts.push(mount);
         self.mounts.push(CheckedMount {
+            alone: false,
             source: from.into(),
             propagation: SourcePropagation::Shared,
             id_mapped: false,

@@ -135,10 +135,16 @@ fn confinement_that_this_node_lacks_is_refused_or_means_nothing() -> Result<()> 
             localhost_ref: "my-profile".to_owned(),
         };
         assert!(!bed.node.path("/sys/kernel/security/apparmor").exists(), "AppArmor is here");
-        let container = Container::idle("a", &busybox())
-            .security(|security| security.apparmor = Some(apparmor));
-        let answer = bed.cri.create(&pod, &container).await;
-        assert_eq!(refused(answer), Code::Unimplemented, "a container must not be less confined");
+        let default = cri::SecurityProfile {
+            profile_type: cri::security_profile::ProfileType::RuntimeDefault as i32,
+            ..Default::default()
+        };
+        for profile in [apparmor, default] {
+            let container = Container::idle("a", &busybox())
+                .security(|security| security.apparmor = Some(profile));
+            let answer = bed.cri.create(&pod, &container).await;
+            assert_eq!(refused(answer), Code::Unimplemented, "it must not be less confined");
+        }
         // Where SELinux is off, a label confines nobody anywhere: as with other runtimes.
         let volume = bed.node.disk().join("volume");
         std::fs::create_dir_all(&volume)?;
@@ -151,6 +157,10 @@ fn confinement_that_this_node_lacks_is_refused_or_means_nothing() -> Result<()> 
             });
         let id = bed.cri.launch(&pod, &container).await?;
         bed.cri.shell(&id, "touch /v/x").await?;
+        // Of a kernel without either, a process has no label to show.
+        let label = bed.node.path(&format!("/proc/{}/attr/current", bed.pid(&id).await?));
+        let label = std::fs::read_to_string(label).unwrap_or_default();
+        assert!(!label.contains("container_t") && !label.contains("s0:c1,c2"), "{label}");
         Ok(())
     })
 }

@@ -110,6 +110,13 @@ fn read_only_mounts_are_so_and_recursively_where_asked() -> Result<()> {
         let deep = bed.cri.launch(&pod, &with("deep", true)).await?;
         assert!(bed.cri.shell(&deep, "touch /m/x").await.is_err());
         assert!(bed.cri.shell(&deep, "touch /m/below/x").await.is_err());
+        std::fs::write(dir.join("file"), "one")?;
+        let file =
+            Container::idle("file", &busybox()).mount_with(dir.join("file"), "/f", |mount| {
+                (mount.readonly, mount.recursive_read_only) = (true, true);
+            });
+        let file = bed.cri.launch(&pod, &file).await?;
+        assert_eq!(bed.cri.shell(&file, "cat /f; echo x >> /f || true").await?, "one");
         bed.cri.clear(&pod.id).await?;
         bed.node.run("umount", &[&below]).map(drop)
     })

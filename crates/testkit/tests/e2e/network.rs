@@ -1,13 +1,17 @@
 //! The pod network: addresses, ports, names, and what happens without one.
 
+use std::fs;
+
 use anyhow::{Context as _, Result};
 use berth_proto::cri::v1 as cri;
 use berth_testkit::bed::{busybox, eventually, on_a_node, on_a_node_with, reference};
 use berth_testkit::config::Config;
+use berth_testkit::cri::{in_time, refused};
 use berth_testkit::http::Request;
 use berth_testkit::specs::{Container, Pod};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tonic::Code;
 
 use crate::standin::{Plugin, on_a_node_with_plugin};
 
@@ -138,6 +142,57 @@ fn network_ready_tells_the_truth_and_a_new_configuration_is_seen_at_once() -> Re
         let pod = bed.cri.run(&Pod::new("late")).await?;
         bed.cri.clear(&pod.id).await?;
         bed.cri.clear(&host.id).await?;
+        bed.settle()
+    })
+}
+
+/// A network for whatever CIDR the node gets.
+const TEMPLATE: &str = r#"{"cniVersion": "1.0.0", "name": "own", "plugins": [
+    {"type": "bridge", "bridge": "own0", "isGateway": true,
+     "ipam": {"type": "host-local", "ranges": {{.PodCIDRRanges}}, "routes": {{.Routes}}}}]}"#;
+
+#[test]
+fn a_node_that_is_given_its_pod_cidr_makes_its_network_of_the_template() -> Result<()> {
+    let config = Config::default()
+        .without_network()
+        .file("berth/network.template", TEMPLATE)
+        .drop_in("template.toml", "[network]\ntemplate = \"/etc/berth/network.template\"\n");
+    on_a_node_with(config, &["busybox"], async |bed| {
+        let update = async |cidr: &str| {
+            let network_config = Some(cri::NetworkConfig { pod_cidr: cidr.to_owned() });
+            let runtime_config = Some(cri::RuntimeConfig { network_config });
+            let request = in_time(cri::UpdateRuntimeConfigRequest { runtime_config });
+            bed.cri.runtime.clone().update_runtime_config(request).await
+        };
+        let file = bed.node.path("/etc/cni/net.d/10-berth.conflist");
+        assert_eq!(refused(update("198.51.100.0/99").await), Code::InvalidArgument);
+        // The kubelet says nothing while the node has none.
+        update("").await?;
+        assert!(!file.exists());
+        update("198.51.100.64/27,2001:db8:7::/64").await?;
+        let made: serde_json::Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
+        assert_eq!(made["plugins"][0]["ipam"]["ranges"][0][0]["subnet"], "198.51.100.64/27");
+        eventually(
+            || "the network is not ready".to_owned(),
+            async || {
+                let status = bed.cri.status().await?.status.context("a status")?;
+                let ready = |condition: &cri::RuntimeCondition| {
+                    condition.r#type == "NetworkReady" && condition.status
+                };
+                Ok(status.conditions.iter().any(ready).then_some(()))
+            },
+        )
+        .await?;
+        let pod = bed.cri.run(&bed.pod("own")).await?;
+        let id = bed.cri.launch(&pod, &Container::idle("a", &busybox())).await?;
+        let told = bed.cri.pod_status(&pod.id).await?.network.context("a network")?;
+        let first: std::net::Ipv4Addr = told.ip.parse()?;
+        assert_eq!(u32::from(first) >> 5, u32::from_be_bytes([198, 51, 100, 64]) >> 5, "{first}");
+        assert!(told.additional_ips[0].ip.starts_with("2001:db8:7::"), "{told:?}");
+        let inside = bed.cri.shell(&id, "ip addr show eth0; ip route").await?;
+        assert!(inside.contains(&format!("{first}/27")) && inside.contains("default"), "{inside}");
+        bed.cri.clear(&pod.id).await?;
+        // The bridge and the addresses' directory stay with the node.
         bed.settle()
     })
 }

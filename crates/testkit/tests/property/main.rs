@@ -3,8 +3,11 @@
 //!
 //! A sequence is decided by its seed, which is printed first; how its calls interleave is not.
 //! `BERTH_PROPERTY_SEED` repeats one, `BERTH_PROPERTY_SECONDS` says how long to go on.
+//!
+//! Beside it, in `configs`, random configurations: whatever runs is as strong as what was asked for.
 
 mod caller;
+mod configs;
 mod dice;
 mod levers;
 mod race;
@@ -31,6 +34,12 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().and_then(|text| text.parse().ok())
 }
 
+/// Dice that nobody has thrown before.
+fn fresh_dice() -> Result<Dice> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos();
+    Ok(Dice::new(u64::try_from(now & u128::from(u64::MAX))?))
+}
+
 #[test]
 fn random_calls_deaths_and_faults_break_no_promise() -> Result<()> {
     let levers = Arc::new(Levers::make()?);
@@ -50,8 +59,7 @@ async fn play(bed: &mut Bed, levers: &Arc<Levers>) -> Result<()> {
     let begin = Instant::now();
     let given = number("BERTH_PROPERTY_SEED");
     let seconds = number("BERTH_PROPERTY_SECONDS").unwrap_or(SECONDS);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos();
-    let mut dice = Dice::new(u64::try_from(now & u128::from(u64::MAX))?);
+    let mut dice = fresh_dice()?;
     let mut seeds = given.map_or(FIXED.to_vec(), |seed| vec![seed]).into_iter();
     let (mut count, mut moves) = (0, 0);
     loop {
