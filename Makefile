@@ -35,6 +35,10 @@ test: needs build wasm ## every test but the long ones; prints how many ran
 test-long: needs build ## the long tests: endurance, churn, wide interleavings
 	@tools/test long
 
+.PHONY: test-cgroup2
+test-cgroup2: needs build ## tests in a machine with cgroup v2 (QEMU), with cgroupfs and with systemd: DRIVER=one ONLY="words"
+	@tools/test-cgroup2 $(DRIVER) -- $(ONLY)
+
 .PHONY: property
 property: SECONDS ?= 3600
 property: needs build ## random calls, crashes, faults and configurations, for an hour or for SECONDS=n

@@ -64,6 +64,26 @@ pub enum Error {
         /// Who is in it.
         who: String,
     },
+    /// The bus over which systemd is reached is not there, or broke off.
+    #[error("cannot speak to systemd over {}: {source}; the systemd driver needs dbus", socket.display())]
+    Bus {
+        /// Its socket.
+        socket: PathBuf,
+        /// What happened.
+        source: io::Error,
+    },
+    /// systemd does not do it.
+    #[error("systemd does not {attempted} {unit}: {name} {text}")]
+    Unit {
+        /// What was attempted ("start").
+        attempted: &'static str,
+        /// With which unit.
+        unit: String,
+        /// The error's name, or the job's result.
+        name: String,
+        /// What systemd says.
+        text: String,
+    },
     /// A call of the system layer failed.
     #[error(transparent)]
     System(#[from] berth_sys::Error),
@@ -88,7 +108,10 @@ impl Error {
             Self::Path { .. } | Self::Own { .. } => Kind::Invalid,
             Self::NoHierarchy | Self::Unsupported { .. } => Kind::Unimplemented,
             Self::File { source, .. } => berth_sys::kind_of(source),
-            Self::Malformed { .. } => Kind::Broken,
+            Self::Bus { source, .. } if source.kind() == io::ErrorKind::WouldBlock => {
+                Kind::TimedOut
+            }
+            Self::Bus { .. } | Self::Malformed { .. } | Self::Unit { .. } => Kind::Broken,
             Self::Populated { .. } => Kind::Busy,
             Self::System(error) => error.kind(),
         }

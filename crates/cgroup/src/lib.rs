@@ -189,6 +189,11 @@ impl Cgroup {
         &self.path
     }
 
+    /// The cgroup that it is in; `None` if that is the root.
+    pub fn above(&self) -> Option<Self> {
+        Some(Self { layout: Arc::clone(&self.layout), path: self.path.parent()? })
+    }
+
     /// The cgroup of this name below this one.
     pub fn child(&self, name: &str) -> Result<Self> {
         Ok(Self { layout: Arc::clone(&self.layout), path: self.path.child(name)? })
@@ -331,6 +336,12 @@ impl Cgroup {
     /// Pressure stall information; `None` on v1 and where the kernel keeps none.
     pub fn pressures(&self) -> Result<Option<Pressures>> {
         self.layout.pressures(&self.path)
+    }
+
+    /// Its `cpu.weight`; `None` on v1 and without the controller.
+    pub fn weight(&self) -> Option<u64> {
+        let file = self.directory(Controller::Cpu)?.join("cpu.weight");
+        files::number_if_there(&file).ok().flatten()
     }
 
     /// Removes it and all below it, in every hierarchy. Absent is fine.

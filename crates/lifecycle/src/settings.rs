@@ -23,6 +23,8 @@ pub struct Settings {
     pub daemon: PathBuf,
     /// The cgroup below which Berth makes its own: jobs, shims, pods without a parent.
     pub cgroup_root: String,
+    /// The slice of the pods without a parent, with the systemd driver.
+    pub cgroup_slice: String,
     /// Facts of the node that specs are made with.
     pub node: NodeFacts,
     /// The node's host name.

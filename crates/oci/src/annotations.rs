@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use berth_pod::spec::StringMap;
 
-use crate::facts::{ContainerInput, GuestNetwork, PodInput};
+use crate::facts::{CgroupDriver, ContainerInput, GuestNetwork, PodInput};
 
 const PREFIX: &str = "io.kubernetes.cri.";
 
@@ -57,6 +57,10 @@ fn of_pod(pod: &PodInput<'_>, container_type: &str) -> BTreeMap<String, String> 
         ("sandbox-uid", &name.uid),
     ] {
         all.insert(format!("{PREFIX}{key}"), value.to_owned());
+    }
+    if pod.node.cgroup_driver == CgroupDriver::Systemd {
+        // Of crun, which else puts processes into a cgroup below their scope.
+        all.insert("run.oci.systemd.subgroup".to_owned(), String::new());
     }
     if pod.handler.guest_network == Some(GuestNetwork::Node) {
         // For our own shim. runsc's annotation for its flag needs yet another flag, which would let

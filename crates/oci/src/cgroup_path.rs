@@ -3,6 +3,9 @@
 use crate::error::Error;
 use crate::facts::CgroupDriver;
 
+/// What the name of a container's scope begins with.
+pub const SCOPE_PREFIX: &str = "berth";
+
 const FIELD: &str = "linux.cgroup_parent";
 
 /// The path of `id` below `parent`: `/parent/id` with cgroupfs, `slice:berth:id` with systemd,
@@ -28,7 +31,7 @@ pub fn cgroups_path(driver: CgroupDriver, parent: &str, id: &str) -> Result<Stri
                 );
                 return Err(Error::invalid(FIELD, text));
             }
-            Ok(format!("{slice}:berth:{id}"))
+            Ok(format!("{slice}:{SCOPE_PREFIX}:{id}"))
         }
     }
 }

@@ -34,7 +34,7 @@ pub mod user;
 
 pub use base::{over_base, with_limits};
 pub use capability::CapabilitySet;
-pub use cgroup_path::cgroups_path;
+pub use cgroup_path::{SCOPE_PREFIX, cgroups_path};
 pub use container::container_spec;
 pub use error::Error;
 pub use mounts::image_volumes;

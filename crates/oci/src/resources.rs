@@ -3,7 +3,7 @@
 use berth_pod::spec::Resources;
 
 use crate::error::Error;
-use crate::facts::{CgroupVersion, NodeFacts};
+use crate::facts::{CgroupDriver, CgroupVersion, NodeFacts};
 use crate::spec::{HugepageLimit, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, Spec};
 
 const MEMORY: &str = "linux.resources.memory_limit_in_bytes";
@@ -101,7 +101,9 @@ fn keep_swap(now: &LinuxMemory, change: &mut LinuxMemory) {
 /// The limits of a new container.
 pub(crate) fn initial(asked: &Resources, node: &NodeFacts) -> Result<LinuxResources, Error> {
     let mut resources = linux_resources(asked, node)?;
-    resources.pids = node.pids_limit.map(|limit| LinuxPids { limit });
+    // A scope that is given no limit gets a part of the machine's from systemd (DefaultTasksMax).
+    let unlimited = (node.cgroup_driver == CgroupDriver::Systemd).then_some(-1);
+    resources.pids = node.pids_limit.or(unlimited).map(|limit| LinuxPids { limit });
     Ok(resources)
 }
 

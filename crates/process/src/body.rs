@@ -179,14 +179,14 @@ impl Body {
     }
 
     /// Kills what is left of it when init has ended, and sees it gone. Answers how many were killed
-    /// for want of memory.
-    pub(crate) async fn settle(&self) -> u64 {
+    /// for want of memory; `None` if its cgroup is gone.
+    pub(crate) async fn settle(&self) -> Option<u64> {
         if let Self::Joined(joined) = self {
-            return joined.settle().await;
+            return Some(joined.settle().await);
         }
-        let Some(place) = self.place() else { return 0 };
+        let Some(place) = self.place() else { return Some(0) };
         place.settle().await;
-        place.oom_kills()
+        place.counted()
     }
 
     /// Sends a signal to init, or to all. False if init has ended.

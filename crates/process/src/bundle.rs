@@ -69,6 +69,25 @@ impl Config {
         serde_json::from_slice(&text).map_err(|source| Error::Json { what: what(), source })
     }
 
+    /// The limits of `<bundle>/config.json`: JSON, an empty object where there are none.
+    pub(crate) fn resources(bundle: &Path) -> Result<Vec<u8>> {
+        #[derive(Deserialize)]
+        struct Spec {
+            #[serde(default)]
+            linux: Linux,
+        }
+        #[derive(Default, Deserialize)]
+        struct Linux {
+            resources: Option<serde_json::Value>,
+        }
+        let path = bundle.join("config.json");
+        let json = |source| Error::Json { what: path.display().to_string(), source };
+        let text = std::fs::read(&path).map_err(|e| Error::file("read", &path, e))?;
+        let spec: Spec = serde_json::from_slice(&text).map_err(json)?;
+        let none = || serde_json::Value::Object(serde_json::Map::new());
+        serde_json::to_vec(&spec.linux.resources.unwrap_or_else(none)).map_err(json)
+    }
+
     /// The pod this container belongs to, if an annotation says so.
     pub fn group(&self) -> Option<&str> {
         GROUP.iter().find_map(|name| self.annotations.get(*name)).map(String::as_str)

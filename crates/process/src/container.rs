@@ -19,6 +19,7 @@ use crate::bundle::{Config, Traces};
 use crate::error::{Error, Result};
 use crate::exec::{Exec, ExecRequest};
 use crate::guest::Guest;
+use crate::ledger::Ledger;
 use crate::place::{Figures, Place, Rest};
 use crate::process::{Ended, Life, Phase, Program, signal};
 use crate::pump::{Buffers, lock};
@@ -57,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) buffers: Arc<Buffers>,
     pub(crate) cgroups: Cgroups,
+    /// What was counted of each container of the pod.
+    pub(crate) ledger: Arc<Ledger>,
     /// The beginning of the paths of sockets.
     pub(crate) sockets: PathBuf,
     /// The container whose sandbox this one joins, where there are sandboxes.
@@ -98,7 +101,7 @@ impl Container {
         let (options, flavour) = (shared.runtime.options().clone(), shared.runtime.flavour());
         // What the spec asks for, until the kernel says what came of it: a shim that dies in between
         // must not leave a process that nobody can find.
-        let asked = Some(PathBuf::from(&config.linux.cgroups_path)).filter(|p| p.is_absolute());
+        let asked = asked(&shared.cgroups, &config.linux.cgroups_path);
         if let Some(path) = &asked {
             Place::refuse_shared(&shared.cgroups, path, &request.id)?;
         }
@@ -143,6 +146,12 @@ impl Container {
         root: PathBuf,
     ) -> Result<Self> {
         let (body, stdio) = Body::create(&request, &shared, config).await?;
+        if let Some(place) = body.place() {
+            shared.ledger.begin(&request.id, place);
+            if shared.runtime.options().systemd_cgroup {
+                place.tell_systemd(&Config::resources(&request.bundle)?)?;
+            }
+        }
         Ok(Self {
             root,
             body,
@@ -262,7 +271,9 @@ impl Container {
     async fn attend(self: Arc<Self>) {
         let code = self.body.exited(&self.life).await;
         let at = SystemTime::now();
-        let oom_kills = self.body.settle().await + self.counted.load(Ordering::Relaxed);
+        let own = self.body.settle().await;
+        let own = self.shared.ledger.end(self.id(), own);
+        let oom_kills = own + self.counted.load(Ordering::Relaxed);
         self.life.drain(DRAIN).await;
         let dropped_lines = lock(&self.life.stdio).dropped_lines();
         *lock(&self.paused) = false;
@@ -384,9 +395,13 @@ impl Container {
             // runsc has no `update`: its limits are those of the cgroups that it has made.
             return place.map_or(Ok(()), |place| place.apply_all(resources));
         }
-        let (resources, rest) = Rest::split(resources)?;
-        self.shared.runtime.update(self.id(), self.bundle(), &resources).await?;
-        place.map_or(Ok(()), |place| place.apply(rest))
+        let (own, rest) = Rest::split(resources)?;
+        self.shared.runtime.update(self.id(), self.bundle(), &own).await?;
+        let Some(place) = place else { return Ok(()) };
+        if self.shared.runtime.options().systemd_cgroup {
+            place.tell_systemd(resources)?;
+        }
+        place.apply(rest)
     }
 
     /// Writes the container's state to a directory; it ends unless `leave_running`.
@@ -406,6 +421,13 @@ impl Container {
             _ => Err(Error::state(attempted, self.id(), "it does not run")),
         }
     }
+}
+
+/// Where the cgroup is to be that a spec names, if it names one.
+fn asked(cgroups: &Cgroups, cgroups_path: &str) -> Option<PathBuf> {
+    let named = !cgroups_path.is_empty();
+    let place = named.then(|| Place::at(cgroups, std::path::Path::new(cgroups_path)).ok());
+    place.flatten().map(|place| place.path())
 }
 
 /// `<prefix>-<hash of the name>`: a unix socket's path ends at 108 bytes, ids do not.

@@ -25,6 +25,7 @@ mod exec;
 mod flavour;
 mod guest;
 mod joined;
+mod ledger;
 mod place;
 mod process;
 mod pump;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use berth_cgroup::{
     Cgroup, Cgroups, Controller, DeviceIo, Extent, HugepageLimit, Pressures, Resources, Stats,
-    Throttling, Version,
+    Throttling, Version, systemd,
 };
 use berth_sys::{Pid, Signal};
 
@@ -41,9 +41,10 @@ impl Place {
         }
     }
 
-    /// The cgroup of this name below each hierarchy's root.
+    /// The cgroup of this name below each hierarchy's root, or of systemd's name of one.
     pub fn at(cgroups: &Cgroups, path: &Path) -> Result<Self> {
-        let cgroup = cgroups.at(&path.to_string_lossy())?;
+        let path = systemd::of_bundle(&path.to_string_lossy())?;
+        let cgroup = cgroups.at(path.as_str())?;
         Ok(Self { cgroup, version: cgroups.version() })
     }
 
@@ -139,6 +140,17 @@ impl Place {
         self.cgroup.oom_kills().unwrap_or(0)
     }
 
+    /// The same, where it is still there.
+    pub(crate) fn counted(&self) -> Option<u64> {
+        self.cgroup.exists().then(|| self.oom_kills())
+    }
+
+    /// The cgroup that it is in; `None` for the highest ones.
+    pub(crate) fn above(&self) -> Option<Self> {
+        let above = self.cgroup.above()?;
+        Some(Self { cgroup: above, version: self.version })
+    }
+
     /// Applies the shim's own part of an update. The kubelet names a limit for every size of huge
     /// pages of the machine: where the kernel keeps none, a limit of 0 is kept all the same.
     pub(crate) fn apply(&self, mut rest: Rest) -> Result<()> {
@@ -155,6 +167,25 @@ impl Place {
             return Ok(());
         }
         Ok(self.cgroup.apply(&rest.resources())?)
+    }
+
+    /// Tells systemd, which has made the cgroup, of limits that the runtime has made true: JSON of the
+    /// OCI spec's `linux.resources`. crun (1.8) writes files alone, and systemd would undo that.
+    pub(crate) fn tell_systemd(&self, resources: &[u8]) -> Result<()> {
+        let path = self.cgroup.path().as_str();
+        let Some(scope) = path.rsplit('/').next().filter(|name| name.ends_with(".scope")) else {
+            return Ok(());
+        };
+        let json = |source| Error::Json { what: "resources".to_owned(), source };
+        let all: All = serde_json::from_slice(resources).map_err(json)?;
+        let rest: Rest = serde_json::from_slice(resources).map_err(json)?;
+        // Shares as the runtime has them: there are two ways to count those.
+        let weight = all.cpu.shares.and_then(|_| self.cgroup.weight());
+        let resources = Resources { cpu_shares: None, ..all.resources() };
+        let mut properties = systemd::properties(self.version, &resources)?;
+        properties.extend(weight.map(|weight| systemd::Property::Number("CPUWeight", weight)));
+        properties.extend(systemd::of_files(&rest.unified));
+        Ok(systemd::set(scope, &properties)?)
     }
 
     /// Applies all of an update, where no runtime does: JSON of the OCI spec's `linux.resources`.

@@ -15,6 +15,7 @@ use crate::container::{Container, ContainerRequest, Shared};
 use crate::error::{Error, Result};
 use crate::exec::{Exec, ExecRequest};
 use crate::flavour::{Flavour, Network};
+use crate::ledger::Ledger;
 use crate::place::{Figures, Place};
 use crate::process::{Ended, Life, Phase};
 use crate::pump::{Buffers, lock};
@@ -89,6 +90,7 @@ pub struct Tasks {
     reaper: Arc<Reaper>,
     buffers: Arc<Buffers>,
     cgroups: Cgroups,
+    ledger: Arc<Ledger>,
     sockets: PathBuf,
     flavours: Mutex<BTreeMap<PathBuf, Flavour>>,
     containers: Mutex<BTreeMap<String, Slot>>,
@@ -124,6 +126,7 @@ impl Tasks {
             reaper,
             buffers: Arc::default(),
             cgroups,
+            ledger: Arc::default(),
             sockets,
             flavours: Mutex::default(),
             containers: Mutex::default(),
@@ -197,6 +200,7 @@ impl Tasks {
             runtime: Arc::new(runtime),
             buffers: Arc::clone(&self.buffers),
             cgroups: self.cgroups.clone(),
+            ledger: Arc::clone(&self.ledger),
             sockets: self.sockets.clone(),
             sandbox,
         };

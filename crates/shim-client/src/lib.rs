@@ -41,7 +41,7 @@ pub use events::{Event, Events, publish};
 pub use info::{Info, info};
 pub use launch::{Form, Launch, Outcome, find_binary};
 pub use log_fifo::hold_log;
-pub use options::{RuncOptions, RuntimeInfo, RuntimeOptions};
+pub use options::{RuncOptions, RuntimeInfo, RuntimeOptions, with_systemd};
 pub use own::{Attachment, ExitFacts, Options};
 pub use process::ShimProcess;
 pub use sandbox::{CreateSandbox, SandboxStarted, SandboxStatus};

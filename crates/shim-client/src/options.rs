@@ -60,6 +60,25 @@ impl RuncOptions {
     }
 }
 
+/// The options of a pod whose cgroups systemd makes: a shim of the runc kind is told to have them made
+/// by systemd, any other gets what it was to get.
+///
+/// # Errors
+/// The options cannot be read, though they are said to be of that kind.
+pub fn with_systemd(options: Option<Any>, shim: &std::path::Path) -> Result<Option<Any>> {
+    let name = shim.file_name().unwrap_or_default().to_string_lossy();
+    let mut message = match &options {
+        Some(options) if options.type_url == RuncOptions::TYPE => {
+            runc_options::Options::parse_from_bytes(&options.value)
+                .map_err(|e| Error::Answer { problem: format!("as its own options: {e}") })?
+        }
+        None if name.starts_with("containerd-shim-runc-v") => runc_options::Options::default(),
+        _ => return Ok(options),
+    };
+    message.systemd_cgroup = true;
+    encode(RuncOptions::TYPE, &message).map(Some)
+}
+
 /// `runtimeoptions.v1.Options`: what every other shim takes, if it takes any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuntimeOptions {
@@ -134,6 +153,20 @@ fn encode(type_url: &str, message: &impl protobuf::Message) -> Result<Any> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shims_of_the_runc_kind_are_told_of_systemd() {
+        let read = |any: &Any| runc_options::Options::parse_from_bytes(&any.value).unwrap();
+        let shim = std::path::Path::new("/usr/bin/containerd-shim-runc-v2");
+        let told = with_systemd(None, shim).unwrap().unwrap();
+        assert!(told.type_url == RuncOptions::TYPE && read(&told).systemd_cgroup);
+        let own = RuncOptions { binary_name: "crun".into(), ..RuncOptions::default() };
+        let told = with_systemd(Some(own.into_any().unwrap()), "x".as_ref()).unwrap().unwrap();
+        assert!(read(&told).systemd_cgroup && read(&told).binary_name == "crun");
+        assert_eq!(with_systemd(None, "/a/containerd-shim-kata-v2".as_ref()).unwrap(), None);
+        let other = RuntimeOptions::default().into_any().unwrap();
+        assert_eq!(with_systemd(Some(other.clone()), shim).unwrap(), Some(other));
+    }
 
     #[test]
     fn options_stand_in_the_fields_that_their_shims_read() {

@@ -309,7 +309,9 @@ pub async fn eventually<T>(
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.map_err(|_| anyhow!(what()))?
+    tokio::time::timeout(crate::patience::here(PATIENCE), wait)
+        .await
+        .map_err(|_| anyhow!(what()))?
 }
 
 /// Pushes sample images to the node's registry.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use crate::config::Daemon;
+use crate::guest::Driver;
 use crate::node::Node;
 
 /// How long things that end by themselves may take: a socket's close, a lazy unmount.
@@ -79,7 +80,7 @@ impl Census {
     /// # Errors
     /// With every difference, if they do not go away within three seconds.
     pub fn same_again(&self, node: &Node) -> Result<()> {
-        self.same_within(node, PATIENCE)
+        self.same_within(node, crate::patience::here(PATIENCE))
     }
 
     /// As [`Census::same_again`], with another patience.
@@ -109,7 +110,7 @@ impl Census {
     /// # Errors
     /// With the names of what is left.
     pub fn no_more_processes(&self, node: &Node) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + crate::patience::here(PATIENCE);
         loop {
             let mut left = self.difference(&Self::take(node)?);
             let alive =
@@ -145,6 +146,7 @@ impl Census {
     /// Every process of the node's PID namespace and below. Those whose parent is outside were
     /// started by the test itself: the daemon, a registry. Orphans belong to PID 1.
     fn processes(&mut self, node: &Node) -> Result<()> {
+        let members = Members::of(node);
         for entry in fs::read_dir(node.path("/proc"))?.flatten() {
             let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
             let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
@@ -153,7 +155,7 @@ impl Census {
                 line.unwrap_or_default().trim().to_owned()
             };
             // One that ended between the listing and now has no status, and is no leak.
-            if status.is_empty() || field("PPid:") == "0" {
+            if status.is_empty() || field("PPid:") == "0" || !members.has(pid, &field("PPid:")) {
                 continue;
             }
             let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
@@ -199,6 +201,9 @@ impl Census {
     fn cgroups(&mut self, node: &Node) {
         for path in node.parent().below() {
             self.add("cgroup", &path);
+        }
+        for unit in node.parent().units() {
+            self.add("unit", &unit);
         }
     }
 
@@ -264,6 +269,32 @@ impl Census {
             }
         }
         Ok(())
+    }
+}
+
+/// Which processes are the node's, where it has no PID namespace of its own: those in its cgroups and
+/// those in its mount namespace, but for its keeper and what the test itself has started.
+struct Members {
+    keeper: u32,
+    shared: Option<(BTreeSet<u32>, std::path::PathBuf)>,
+}
+
+impl Members {
+    fn of(node: &Node) -> Self {
+        let keeper = node.keeper();
+        let mounts = fs::read_link(format!("/proc/{keeper}/ns/mnt")).unwrap_or_default();
+        let shared =
+            (Driver::of_tests() == Driver::Systemd).then(|| (node.parent().processes(), mounts));
+        Self { keeper, shared }
+    }
+
+    fn has(&self, pid: u32, parent: &str) -> bool {
+        let Some((members, mounts)) = &self.shared else { return true };
+        let own = [std::process::id().to_string(), self.keeper.to_string()];
+        let there = || fs::read_link(format!("/proc/{pid}/ns/mnt")).is_ok_and(|ns| ns == *mounts);
+        pid != self.keeper
+            && !own.iter().any(|own| own == parent)
+            && (members.contains(&pid) || there())
     }
 }
 

@@ -22,6 +22,7 @@ pub struct Config {
     with_network: bool,
     lines: Vec<String>,
     cgroup_root: String,
+    slice: Option<String>,
     files: Vec<(String, String)>,
     stand_in: Option<(String, String)>,
     daemon: Daemon,
@@ -45,6 +46,7 @@ impl Default for Config {
             with_network: true,
             lines: Vec::new(),
             cgroup_root: String::new(),
+            slice: None,
             files: Vec::new(),
             stand_in: None,
             daemon: Daemon::Berth,
@@ -111,6 +113,7 @@ impl Config {
     /// Fills in what only the node knows.
     pub(crate) fn settle(&mut self, parent: &Parent, disk: &Path, subnet: Subnet) -> Result<()> {
         self.cgroup_root = parent.path();
+        self.slice = parent.slice().map(str::to_owned);
         disk.clone_into(&mut self.disk);
         if self.with_network && self.network.is_none() {
             let mut list = network::conflist(subnet, self.families);
@@ -217,12 +220,15 @@ impl Config {
         let small = crate::paths::small()?;
         Ok(format!(
             "[log]\nlevel = \"info,berth::effect=debug\"\n\
-             [cgroups]\nparent = \"{}/berth\"\n\
+             [cgroups]\nparent = \"{}/berth\"\n{}\
              [pods]\nrestrict_oom_score_adj = {}\n\
              [network]\nbin_dirs = {:?}\n\
              [handlers.berth]\nshim = {:?}\n\
              [helper]\npath = {:?}\n",
             self.cgroup_root,
+            self.slice.as_ref().map_or_else(String::new, |slice| {
+                format!("driver = \"systemd\"\nslice = {slice:?}\n")
+            }),
             !may_lower_oom_scores()?,
             self.plugin_dirs(),
             small.join("containerd-shim-berth-v1"),

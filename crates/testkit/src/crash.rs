@@ -154,7 +154,7 @@ impl Traced {
         let (guard, late) = self
             .seen
             .1
-            .wait_timeout_while(guard, PATIENCE, |seen| !done(seen))
+            .wait_timeout_while(guard, crate::patience::here(PATIENCE), |seen| !done(seen))
             .unwrap_or_else(PoisonError::into_inner);
         if late.timed_out() {
             bail!("the tracer says nothing for {} s", PATIENCE.as_secs());

@@ -271,7 +271,9 @@ impl Cri {
             }
         };
         let late = || Status::deadline_exceeded(format!("container {id} still runs"));
-        tokio::time::timeout(Duration::from_secs(30), wait).await.map_err(|_| late())?
+        tokio::time::timeout(crate::patience::here(Duration::from_secs(30)), wait)
+            .await
+            .map_err(|_| late())?
     }
 
     /// Runs a command in a container, with no time limit of its own.
@@ -440,7 +442,7 @@ pub fn image(reference: &str) -> cri::ImageSpec {
 /// A request with the deadline that every call of a test has.
 pub fn in_time<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.set_timeout(DEADLINE);
+    request.set_timeout(crate::patience::here(DEADLINE));
     request
 }
 

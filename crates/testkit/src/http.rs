@@ -71,9 +71,10 @@ impl Request {
     /// If the server does not answer in HTTP within 20 seconds.
     pub fn send(&self, to: SocketAddr) -> Result<Response> {
         let what = || format!("{} http://{to}{}", self.method, self.path);
-        let stream = TcpStream::connect_timeout(&to, DEADLINE).with_context(what)?;
-        stream.set_read_timeout(Some(DEADLINE))?;
-        stream.set_write_timeout(Some(DEADLINE))?;
+        let stream =
+            TcpStream::connect_timeout(&to, crate::patience::here(DEADLINE)).with_context(what)?;
+        stream.set_read_timeout(Some(crate::patience::here(DEADLINE)))?;
+        stream.set_write_timeout(Some(crate::patience::here(DEADLINE)))?;
         self.exchange(&stream, to).with_context(what)
     }
 

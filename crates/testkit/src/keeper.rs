@@ -14,6 +14,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::guest::Driver;
+
 /// What a keeper is told on its command line: the node's directory on disk.
 #[derive(Debug)]
 pub struct Layout {
@@ -88,7 +90,7 @@ fn furnish(layout: &Layout) -> Result<()> {
     // A second proc that nothing is mounted over: the kernel lets a user namespace mount proc
     // only if one such is in sight, and boot_id gets a bind mount of its own.
     attach("proc", "proc", &layout.disk("proc"), "")?;
-    attach("tmpfs", "tmpfs", Path::new("/run"), "mode=755")?;
+    run_directory(layout)?;
     cover_unified()?;
     for (name, target) in [("etc", "/etc"), ("lib", "/var/lib")] {
         let options = format!(
@@ -106,6 +108,26 @@ fn furnish(layout: &Layout) -> Result<()> {
     // Debian's /var/lock and iptables' lock live in /run.
     fs::create_dir_all("/run/lock").context("create /run/lock")?;
     bind(&layout.disk("boot_id"), Path::new("/proc/sys/kernel/random/boot_id"))
+}
+
+/// A `/run` of the node's own. Where the machine's systemd makes its cgroups, with the ways to it.
+fn run_directory(layout: &Layout) -> Result<()> {
+    let ways = match Driver::of_tests() {
+        Driver::Systemd => &["systemd", "dbus"][..],
+        Driver::Cgroupfs => &[],
+    };
+    for way in ways {
+        let kept = layout.disk(&format!("run.{way}"));
+        fs::create_dir_all(&kept).with_context(|| format!("create {}", kept.display()))?;
+        bind(&Path::new("/run").join(way), &kept)?;
+    }
+    attach("tmpfs", "tmpfs", Path::new("/run"), "mode=755")?;
+    for way in ways {
+        let at = Path::new("/run").join(way);
+        fs::create_dir(&at).with_context(|| format!("create {}", at.display()))?;
+        bind(&layout.disk(&format!("run.{way}")), &at)?;
+    }
+    Ok(())
 }
 
 /// Covers a unified hierarchy that stands beside v1 ones with a private tmpfs: crun refuses such

@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use berth_testkit::client::Client;
 use berth_testkit::crash::{Side, Strike};
+use berth_testkit::guest::Driver;
+use berth_testkit::guest::host::{self, Request};
 use berth_testkit::image::{archive, samples};
 use clap::{Parser, Subcommand};
 
@@ -42,6 +45,31 @@ enum Command {
         /// Feature gates of the kubelet to open beside those that it is run with
         #[arg(long)]
         gate: Vec<String>,
+    },
+    /// The end-to-end tests on cgroup v2, in a machine of their own (QEMU)
+    Cgroup2 {
+        /// The program of the tests
+        tests: PathBuf,
+        /// Which of them: the beginning of a name a line
+        selection: PathBuf,
+        /// How cgroups are made
+        #[arg(long, value_enum, default_value = "cgroupfs")]
+        driver: Driver,
+        /// The longest that it may take, in seconds
+        #[arg(long, default_value_t = 5400)]
+        deadline: u64,
+        /// Of the selection only those that contain one of these words
+        only: Vec<String>,
+    },
+    /// Runs tests inside that machine; started by its PID 1.
+    #[command(hide = true)]
+    Guest {
+        /// The program of the tests.
+        tests: PathBuf,
+        /// Their names.
+        list: PathBuf,
+        /// How many at a time.
+        jobs: usize,
     },
     /// Write a sample image as an archive for `berth image import`
     Image {
@@ -119,6 +147,15 @@ fn main() -> Result<ExitCode> {
         Command::Kubelet { kubelet, only, gate } => {
             let run = berth_testkit::kubelet::run(&kubelet, &only, &gate);
             return Ok(ExitCode::from(u8::from(!threads()?.block_on(run)?)));
+        }
+        Command::Cgroup2 { tests, selection, driver, deadline, only } => {
+            let (tests, selection) = (&std::fs::canonicalize(tests)?, &selection);
+            let deadline = Duration::from_secs(deadline);
+            let request = Request { tests, selection, only: &only, driver, deadline };
+            return Ok(ExitCode::from(u8::from(!host::run(&request)?)));
+        }
+        Command::Guest { tests, list, jobs } => {
+            berth_testkit::guest::runner::run(&tests, &list, jobs)?;
         }
         Command::Image { name, to, docker } => image(&name, &to, docker)?,
         Command::Keeper { disk } => berth_testkit::keeper::run(&disk)?,

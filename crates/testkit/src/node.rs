@@ -16,9 +16,11 @@ use tempfile::TempDir;
 
 use crate::config::Config;
 use crate::cri::Cri;
+use crate::guest::Driver;
 use crate::keeper::Layout;
 use crate::network::{self, Subnet};
 use crate::parent::Parent;
+use crate::patience;
 use crate::place::Place;
 use crate::registry::{Access, Registry};
 use crate::slot::Slot;
@@ -137,6 +139,7 @@ impl Node {
         self.daemon = self.daemon.take().and_then(reap);
         self.registry = None;
         self.keeper = None;
+        self.parent.kill();
         self.parent.renew()?;
         Layout::new(self.disk.path()).new_boot()?;
         self.boot()
@@ -148,7 +151,7 @@ impl Node {
     /// If it ends or does not answer; with the end of its log.
     pub fn start_daemon(&mut self) -> Result<()> {
         self.spawn_daemon()?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience::here(PATIENCE);
         while !Cri::answers(&self.socket()) {
             let daemon = self.daemon.as_mut().context("the daemon was just started")?;
             if let Some(status) = daemon.try_wait()? {
@@ -198,7 +201,7 @@ impl Node {
     pub fn stop_daemon(&mut self) -> Result<()> {
         let mut daemon = self.daemon.take().context("no daemon runs")?;
         kill(Pid::from_raw(daemon.id().cast_signed()), Signal::SIGTERM)?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience::here(PATIENCE);
         let status = loop {
             if let Some(status) = daemon.try_wait()? {
                 break status;
@@ -263,7 +266,7 @@ impl Node {
     /// If none was started, or it does not end.
     pub fn wait_for_daemon(&mut self) -> Result<std::process::ExitStatus> {
         let mut daemon = self.daemon.take().context("no daemon was started")?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience::here(PATIENCE);
         loop {
             if let Some(status) = daemon.try_wait()? {
                 return Ok(status);
@@ -388,6 +391,7 @@ impl Drop for Node {
         self.daemon = self.daemon.take().and_then(reap);
         self.registry = None;
         self.keeper = None;
+        self.parent.kill();
     }
 }
 
@@ -395,12 +399,17 @@ impl Keeper {
     fn start(disk: &Path) -> Result<Self> {
         let program = crate::paths::testkit()?;
         let start = || {
+            // systemd is told pids, which it takes for its own.
+            let pids = match Driver::of_tests() {
+                Driver::Cgroupfs => CloneFlags::CLONE_NEWPID,
+                Driver::Systemd => CloneFlags::empty(),
+            };
             unshare(
                 CloneFlags::CLONE_FS
                     | CloneFlags::CLONE_NEWNS
                     | CloneFlags::CLONE_NEWNET
                     | CloneFlags::CLONE_NEWIPC
-                    | CloneFlags::CLONE_NEWPID,
+                    | pids,
             )
             .context("make the node's namespaces (this needs root)")?;
             Command::new(&program)

@@ -4,9 +4,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+
+use crate::guest::Driver;
+use crate::network::run;
 
 const ROOT: &str = "/sys/fs/cgroup";
 
@@ -18,6 +22,8 @@ pub(crate) const PREFIX: &str = "berth-test-";
 pub struct Parent {
     name: String,
     roots: Vec<PathBuf>,
+    /// Where systemd makes cgroups: the slice of all pods.
+    slice: Option<String>,
 }
 
 impl Parent {
@@ -26,7 +32,10 @@ impl Parent {
     /// # Errors
     /// If a cgroup cannot be made.
     pub fn create(name: &str) -> Result<Self> {
-        let parent = Self { name: name.to_owned(), roots: hierarchies()? };
+        // A dash in a slice's name is a level.
+        let slice = format!("{}.slice", name.replace('-', "_"));
+        let slice = (Driver::of_tests() == Driver::Systemd).then_some(slice);
+        let parent = Self { name: name.to_owned(), roots: hierarchies()?, slice };
         for root in &parent.roots {
             parent.add(root, Path::new(name))?;
         }
@@ -48,6 +57,9 @@ impl Parent {
     /// # Errors
     /// If one cannot be made.
     pub fn make(&self, below: &str) -> Result<String> {
+        if let Some(slice) = &self.slice {
+            return make_slice(slice, below);
+        }
         for root in &self.roots {
             let mut path = PathBuf::from(&self.name);
             for part in below.split('/') {
@@ -65,6 +77,11 @@ impl Parent {
     /// # Errors
     /// If one is not empty.
     pub fn unmake(&self, below: &str) -> Result<()> {
+        if let Some(slice) = &self.slice {
+            let mut names = nested(slice, below);
+            names.reverse();
+            return run(Command::new("systemctl").arg("stop").args(names), b"").map(drop);
+        }
         for root in &self.roots {
             let mut path = root.join(&self.name).join(below);
             for _ in below.split('/') {
@@ -99,6 +116,41 @@ impl Parent {
         format!("/{}", self.name)
     }
 
+    /// The slice of all pods, where systemd makes cgroups.
+    #[must_use]
+    pub fn slice(&self) -> Option<&str> {
+        self.slice.as_deref()
+    }
+
+    /// The units of systemd's that are the node's.
+    #[must_use]
+    pub fn units(&self) -> BTreeSet<String> {
+        let Some(stem) = self.slice.as_ref().and_then(|slice| slice.strip_suffix(".slice")) else {
+            return BTreeSet::new();
+        };
+        let mut list = Command::new("systemctl");
+        list.args(["list-units", "--all", "--plain", "--no-legend", "--no-pager", "--full"]);
+        list.args([format!("{stem}*"), "berth-*".to_owned()]);
+        let said = run(&mut list, b"").unwrap_or_default();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        said.lines().filter_map(|line| line.split_whitespace().next().map(str::to_owned)).collect()
+    }
+
+    /// Kills everything in it, where its processes do not end with the node's PID namespace.
+    pub fn kill(&self) {
+        if self.slice.is_some() {
+            for top in self.tops(&self.roots[0]) {
+                let _ = fs::write(top.join("cgroup.kill"), "1");
+            }
+        }
+    }
+
+    /// The highest of its directories in a hierarchy.
+    fn tops(&self, root: &Path) -> Vec<PathBuf> {
+        let names = [Some(&self.name), self.slice.as_ref()];
+        names.into_iter().flatten().map(|name| root.join(name)).collect()
+    }
+
     /// The name without a slash.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -117,11 +169,12 @@ impl Parent {
     pub fn below(&self) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
         for root in &self.roots {
-            let top = root.join(&self.name);
             let controller = root.file_name().unwrap_or_default().to_string_lossy();
-            for dir in descendants(&top) {
-                if let Ok(path) = dir.strip_prefix(&top) {
-                    found.insert(format!("{controller}:{}", path.display()));
+            for top in self.tops(root) {
+                for dir in descendants(&top) {
+                    if let Ok(path) = dir.strip_prefix(&top) {
+                        found.insert(format!("{controller}:{}", path.display()));
+                    }
                 }
             }
         }
@@ -133,8 +186,9 @@ impl Parent {
     pub fn processes(&self) -> BTreeSet<u32> {
         let mut found = BTreeSet::new();
         for root in &self.roots {
-            let top = root.join(&self.name);
-            for dir in descendants(&top).into_iter().chain([top]) {
+            let tops = self.tops(root);
+            let below: Vec<_> = tops.iter().flat_map(|top| descendants(top)).collect();
+            for dir in below.into_iter().chain(tops) {
                 let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
                 found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
             }
@@ -147,14 +201,17 @@ impl Parent {
     /// # Errors
     /// If one is still there after some seconds.
     pub fn remove(&self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        if let Some(slice) = &self.slice {
+            run(Command::new("systemctl").args(["stop", slice]), b"")?;
+        }
+        let deadline = Instant::now() + crate::patience::here(Duration::from_secs(5));
         loop {
             let mut left = Vec::new();
             for root in &self.roots {
-                let top = root.join(&self.name);
-                let mut dirs = descendants(&top);
+                let tops = self.tops(root);
+                let mut dirs: Vec<_> = tops.iter().flat_map(|top| descendants(top)).collect();
                 dirs.reverse();
-                for dir in dirs.into_iter().chain([top]) {
+                for dir in dirs.into_iter().chain(tops) {
                     let frozen = dir.join("freezer.state");
                     if frozen.exists() {
                         let _ = fs::write(&frozen, "THAWED");
@@ -182,6 +239,38 @@ impl Drop for Parent {
             eprintln!("testkit: LEAK: {error:#}");
         }
     }
+}
+
+/// The slices that a path stands for: `a/b` in `n.slice` is `n-a.slice` and `n-a-b.slice`.
+fn nested(slice: &str, below: &str) -> Vec<String> {
+    let mut stem = slice.trim_end_matches(".slice").to_owned();
+    let mut deeper = |part: &str| {
+        stem = format!("{stem}-{part}");
+        format!("{stem}.slice")
+    };
+    below.split('/').map(&mut deeper).collect()
+}
+
+/// Makes a slice as the kubelet does; returns its path.
+fn make_slice(slice: &str, below: &str) -> Result<String> {
+    const MANAGER: [&str; 3] = [
+        "org.freedesktop.systemd1",
+        "/org/freedesktop/systemd1",
+        "org.freedesktop.systemd1.Manager",
+    ];
+    let names = nested(slice, below);
+    let path = format!("/{slice}/{}", names.join("/"));
+    let mut call = Command::new("busctl");
+    call.arg("call").args(MANAGER).args(["StartTransientUnit", "ssa(sv)a(sa(sv))"]);
+    run(call.args(names.last()).args(["fail", "0", "0"]), b"")?;
+    let deadline = Instant::now() + crate::patience::here(Duration::from_secs(5));
+    while !Path::new(&format!("{ROOT}{path}")).exists() {
+        if Instant::now() > deadline {
+            bail!("systemd does not make {path}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(path)
 }
 
 /// Whether a name is a node's whose test no longer runs.

@@ -11,7 +11,7 @@ pub fn workspace() -> PathBuf {
     crates.ancestors().nth(2).map_or(crates.clone(), PathBuf::from)
 }
 
-fn target() -> PathBuf {
+pub(crate) fn target() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(dir) => workspace().join(dir),
         None => workspace().join("target"),

@@ -95,7 +95,7 @@ impl Registry {
     }
 
     fn wait_until_it_answers(&mut self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + crate::patience::here(Duration::from_secs(20));
         loop {
             match Request::new("GET", "/v2/").send(self.address) {
                 Ok(answer) if [200, 401].contains(&answer.status) => return Ok(()),

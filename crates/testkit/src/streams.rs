@@ -162,7 +162,9 @@ impl Mux {
             let incoming = inbox.streams.get(&stream).unwrap_or(&nothing);
             inbox.over || incoming.ended || what(incoming)
         };
-        let waited = tokio::time::timeout(PATIENCE, self.inbox.wait_for(enough)).await;
+        let waited =
+            tokio::time::timeout(crate::patience::here(PATIENCE), self.inbox.wait_for(enough))
+                .await;
         let inbox = waited.context("it does not come")?.context("the reader panicked")?;
         Ok(inbox.streams.get(&stream).cloned().unwrap_or_default())
     }

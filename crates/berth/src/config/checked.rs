@@ -26,7 +26,9 @@ pub(crate) struct Config {
     pub(crate) log_format: Format,
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) streaming: StreamingConfig,
+    pub(crate) cgroup_driver: Driver,
     pub(crate) cgroup_parent: String,
+    pub(crate) cgroup_slice: String,
     pub(crate) pods: file::Pods,
     pub(crate) handlers: BTreeMap<String, HandlerConfig>,
     /// What is installed is offered, too.
@@ -93,7 +95,9 @@ pub(crate) fn check(file: &File, find_handlers: bool, place: Place<'_>) -> Resul
         log_format: file.log.format,
         metrics: check.address(&file.metrics.address)?,
         streaming: check.streaming(&file.streaming)?,
+        cgroup_driver: file.cgroups.driver,
         cgroup_parent: check.cgroups(&file.cgroups)?,
+        cgroup_slice: check.slice(&file.cgroups.slice)?,
         pods: check.pods(file)?,
         handlers: check.handlers(file, &state)?,
         find_handlers,
@@ -181,11 +185,6 @@ impl Check<'_> {
     }
 
     fn cgroups(&self, given: &file::Cgroups) -> Result<String, Error> {
-        if given.driver == Driver::Systemd {
-            let advice = "this version makes cgroups in the file system only: use \"cgroupfs\", \
-                          here and as the kubelet's cgroupDriver";
-            return self.refuse("cgroups.driver", given.driver, advice);
-        }
         let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
         let below = given.parent.strip_prefix('/');
         if !below.is_some_and(|below| below.split('/').all(plain)) {
@@ -193,6 +192,13 @@ impl Check<'_> {
             return self.refuse("cgroups.parent", &given.parent, advice);
         }
         Ok(given.parent.clone())
+    }
+
+    fn slice(&self, given: &str) -> Result<String, Error> {
+        match berth_cgroup::systemd::slice_path(given) {
+            Ok(_) => Ok(given.to_owned()),
+            Err(_) => self.refuse("cgroups.slice", given, "name a slice, such as berth.slice"),
+        }
     }
 
     fn pods(&self, file: &File) -> Result<file::Pods, Error> {

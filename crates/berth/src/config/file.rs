@@ -74,6 +74,7 @@ pub(crate) struct Streaming {
 pub(crate) struct Cgroups {
     pub(crate) driver: Driver,
     pub(crate) parent: String,
+    pub(crate) slice: String,
 }
 
 /// Who makes cgroups.

@@ -71,7 +71,7 @@ fn a_value_that_does_not_do_is_refused_where_it_was_set() {
         ("[api]\n\nsocket = \"x\"", "/etc/berth/config.toml:3: api.socket is"),
         ("[log]\nlevel = \"loud=very\"", "/etc/berth/config.toml:2: log.level is"),
         ("[metrics]\naddress = \"localhost\"", "/etc/berth/config.toml:2: metrics.address is"),
-        ("[cgroups]\ndriver = \"systemd\"", "/etc/berth/config.toml:2: cgroups.driver is"),
+        ("[cgroups]\nslice = \"berth\"", "/etc/berth/config.toml:2: cgroups.slice is"),
         ("[cgroups]\nparent = \"/a/../b\"", "/etc/berth/config.toml:2: cgroups.parent is"),
         ("[pods]\ndefault_handler = \"x\"", "/etc/berth/config.toml:2: pods.default_handler is"),
         ("[handlers.Gvisor]\nshim = \"x\"", "/etc/berth/config.toml:1: handlers.Gvisor is"),

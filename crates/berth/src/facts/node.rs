@@ -8,7 +8,7 @@ use berth_oci::CapabilitySet;
 use berth_oci::facts::{AppArmor, Arch, CgroupDriver, CgroupVersion, NodeFacts, oom_floor};
 
 use super::device;
-use crate::config::Config;
+use crate::config::{Config, Driver};
 
 /// CAP_SYS_RESOURCE: who has it may lower oom_score_adj.
 const SYS_RESOURCE: u64 = 1 << 24;
@@ -36,7 +36,7 @@ pub(crate) fn node(config: &Config, cgroups: &Cgroups) -> anyhow::Result<NodeFac
             Version::V1 => CgroupVersion::V1,
             Version::V2 => CgroupVersion::V2,
         },
-        cgroup_driver: CgroupDriver::Cgroupfs,
+        cgroup_driver: driver(config, cgroups)?,
         swap_limit: swap_limit(cgroups),
         hugetlb: controllers.contains(&Controller::Hugetlb),
         pids_limit: i64::try_from(config.pods.pids_limit).ok().filter(|limit| *limit > 0),
@@ -52,6 +52,18 @@ pub(crate) fn node(config: &Config, cgroups: &Cgroups) -> anyhow::Result<NodeFac
         oom_floor: oom_floor(config.pods.restrict_oom_score_adj, own_score, may_lower),
         rlimits: Vec::new(),
     })
+}
+
+/// On v1 systemd knows only some of the hierarchies that a pod's limits are kept in.
+fn driver(config: &Config, cgroups: &Cgroups) -> anyhow::Result<CgroupDriver> {
+    match (config.cgroup_driver, cgroups.version()) {
+        (Driver::Cgroupfs, _) => Ok(CgroupDriver::Cgroupfs),
+        (Driver::Systemd, Version::V2) => Ok(CgroupDriver::Systemd),
+        (Driver::Systemd, Version::V1) => Err(anyhow!(
+            "cgroups.driver is \"systemd\", and this node has cgroup v1: boot it with cgroup v2 \
+             (systemd.unified_cgroup_hierarchy=1), or use \"cgroupfs\""
+        )),
+    }
 }
 
 fn kernel() -> anyhow::Result<(u32, u32)> {

@@ -151,6 +151,9 @@ impl Reload {
 
 /// The tables that differ and are read at the start only.
 fn needs_restart(running: &Config, new: &Config) -> Vec<&'static str> {
+    let of_cgroups = |config: &Config| {
+        (config.cgroup_driver, config.cgroup_parent.clone(), config.cgroup_slice.clone())
+    };
     let of_pods = |config: &Config| {
         let mut pods = config.pods.clone();
         pods.default_handler.clear();
@@ -161,7 +164,7 @@ fn needs_restart(running: &Config, new: &Config) -> Vec<&'static str> {
         ("api", (&running.socket, &running.group) != (&new.socket, &new.group)),
         ("log.format", running.log_format != new.log_format),
         ("metrics", running.metrics != new.metrics),
-        ("cgroups", running.cgroup_parent != new.cgroup_parent),
+        ("cgroups", of_cgroups(running) != of_cgroups(new)),
         ("pods", of_pods(running) != of_pods(new)),
         ("helper", running.helper != new.helper),
         ("network", running.network != new.network),

@@ -17,7 +17,7 @@ use berth_proto::node::v1::node_server::NodeServer;
 use super::conditions;
 use super::network_watch::NetworkWatch;
 use super::rest::Rest;
-use crate::config::Config;
+use crate::config::{Config, Driver};
 use crate::facts;
 use crate::find;
 use crate::handlers;
@@ -82,7 +82,7 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
         streaming,
         images: images.clone(),
         cgroups,
-        systemd_cgroups: false,
+        systemd_cgroups: config.cgroup_driver == Driver::Systemd,
         user_namespaces,
         version: env!("CARGO_PKG_VERSION"),
         config: verbose_config(config),
@@ -189,6 +189,7 @@ fn settings(config: &Config, node: NodeFacts) -> anyhow::Result<Settings> {
         helper: find::program(&config.helper).context("helper.path: it is gone")?,
         daemon: std::env::current_exe().context("cannot find our own executable")?,
         cgroup_root: config.cgroup_parent.clone(),
+        cgroup_slice: config.cgroup_slice.clone(),
         node,
         hostname: hostname.trim().to_owned(),
         resolv_conf: "/etc/resolv.conf".into(),
@@ -219,6 +220,7 @@ fn verbose_config(config: &Config) -> serde_json::Value {
         "stateDir": config.state,
         "rootDir": config.root,
         "socket": config.socket,
+        "cgroupDriver": config.cgroup_driver,
         "cgroupParent": config.cgroup_parent,
         "cniConfDir": config.network.conf_dir,
         "cniBinDirs": config.network.bin_dirs,

@@ -81,6 +81,7 @@ fn config(context: &Context, id: &ContainerId, looked_up: &LookedUp<'_>) -> Resu
         hosts: Some(files.hosts.clone()),
         shm: Some(files.shm.clone()),
     };
+    let node = super::cgroup::node(context);
     let cgroup = record.cgroup.held().map(|c| c.path.clone()).unwrap_or_default();
     let mut spec = c.spec.spec.clone();
     spec.resources = c.resources.clone();
@@ -96,7 +97,7 @@ fn config(context: &Context, id: &ContainerId, looked_up: &LookedUp<'_>) -> Resu
             files: &files,
             cgroup: &cgroup,
             handler: &handler.facts,
-            node: &context.settings().node,
+            node: &node,
         },
         spec: &spec,
         image: &image.facts,

@@ -1,8 +1,13 @@
 //! The pod's cgroup and its containers'.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use berth_cgroup::{Cgroup, Cgroups, Extent, HugepageLimit, Remaining, Resources};
+use berth_cgroup::{
+    Cgroup, Cgroups, Extent, HugepageLimit, Remaining, Resources, Version, systemd,
+};
+use berth_oci::facts::{CgroupDriver, NodeFacts};
+use berth_oci::{SCOPE_PREFIX, cgroups_path};
 use berth_pod::record::{CgroupFact, ContainerFact, Failure, PodFact, PodRecord, PodResources};
 use berth_pod::{ContainerId, Kind, spec};
 
@@ -20,11 +25,13 @@ const SHORTEST_QUOTA: i64 = 1_000;
 pub(crate) const KILL: Duration = Duration::from_secs(8);
 
 pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
-    let named = context.record.spec.spec.cgroup_parent.clone();
-    let own = context.layout().pod_cgroup(&context.record.id);
-    let fact = CgroupFact { ours: named.is_none(), path: named.unwrap_or(own) };
+    let fact = place(context)?;
     let cgroup = context.shared.cgroups.at(&fact.path)?;
     let (ours, limits) = (fact.ours, limits(&context.record.resources()));
+    if let Some(slice) = unit(&fact, &fact.path) {
+        blocking(move || make_slice(&cgroup, &slice, ours.then_some(&limits))).await?;
+        return Ok(PodFact::Cgroup(fact));
+    }
     blocking(move || {
         let made = cgroup.create(Extent::All);
         made.map_err(|why| if ours { why.into() } else { unfit(&cgroup, why) })?;
@@ -35,11 +42,66 @@ pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
     Ok(PodFact::Cgroup(fact))
 }
 
+/// Where the pod's cgroup is to be, by today's driver.
+fn place(context: &Context) -> Result<CgroupFact> {
+    let (record, settings) = (&context.record, context.settings());
+    let named = record.spec.spec.cgroup_parent.as_deref();
+    let ours = named.is_none();
+    if settings.node.cgroup_driver == CgroupDriver::Cgroupfs {
+        let own = || context.layout().pod_cgroup(&record.id);
+        let path = named.map_or_else(own, str::to_owned);
+        return Ok(CgroupFact { path, ours, systemd: false });
+    }
+    let slice = match named {
+        // It is refused in the words of CRI.
+        Some(parent) => cgroups_path(CgroupDriver::Systemd, parent, "")
+            .map(|_| parent.rsplit('/').next().unwrap_or_default().to_owned())?,
+        None => systemd::pod_slice(&settings.cgroup_slice, record.id.as_str())?,
+    };
+    let path = systemd::slice_path(&slice).map_err(|why| misnamed(&slice, &why))?;
+    Ok(CgroupFact { path: path.to_string(), ours, systemd: true })
+}
+
+fn misnamed(slice: &str, why: &berth_cgroup::Error) -> Trouble {
+    let text = format!("config.linux.cgroup_parent is {slice:?}: {why}: give the path of a slice");
+    Trouble::Failed(Failure::new(Kind::Invalid, text))
+}
+
+/// The unit that makes a cgroup of a pod, if systemd does.
+fn unit(fact: &CgroupFact, path: &str) -> Option<String> {
+    fact.systemd.then(|| path.rsplit('/').next().unwrap_or_default().to_owned())
+}
+
+/// A slice with these limits, or one of the kubelet's, which limits it itself.
+fn make_slice(cgroup: &Cgroup, slice: &str, limits: Option<&Resources>) -> Result<()> {
+    match limits {
+        Some(limits) => systemd::start_slice(slice, &systemd::properties(Version::V2, limits)?)?,
+        None if !cgroup.exists() => systemd::start_slice(slice, &[])?,
+        None => {}
+    }
+    // systemd knows no huge pages: that controller is handed down as with cgroupfs.
+    cgroup.create(Extent::All)?;
+    limits.map_or(Ok(()), |limits| Ok(cgroup.apply(&beside_systemd(limits))?))
+}
+
+/// The limits for which systemd has no property.
+fn beside_systemd(limits: &Resources) -> Resources {
+    Resources { hugepages: limits.hugepages.clone(), ..Resources::default() }
+}
+
 /// Makes a pod's resources true where its cgroup is ours.
 pub(crate) async fn limit(cgroups: &Cgroups, record: &PodRecord) -> Result<()> {
     let Some(held) = record.cgroup.held().filter(|held| held.ours) else { return Ok(()) };
     let (cgroup, limits) = (cgroups.at(&held.path)?, limits(&record.resources()));
-    blocking(move || Ok(cgroup.apply(&limits)?)).await
+    let slice = unit(held, &held.path);
+    blocking(move || match slice {
+        Some(slice) => {
+            systemd::set(&slice, &systemd::properties(Version::V2, &limits)?)?;
+            Ok(cgroup.apply(&beside_systemd(&limits))?)
+        }
+        None => Ok(cgroup.apply(&limits)?),
+    })
+    .await
 }
 
 /// The limits of a pod's cgroup: its containers' and the runtime's own together. What is not limited
@@ -88,9 +150,32 @@ pub(super) async fn release(context: &Context) -> Result<()> {
     if context.record.spec.spec.cgroup_parent.is_some() {
         return Ok(());
     }
-    let held = context.record.cgroup.held().map(|cgroup| cgroup.path.clone());
-    let path = held.unwrap_or_else(|| context.layout().pod_cgroup(&context.record.id));
-    clear(context.shared.cgroups.at(&path)?).await
+    let fact = fact(context)?;
+    clear_of_pod(context, &fact.path).await
+}
+
+/// The pod's cgroup as it was made, or as it is to be.
+fn fact(context: &Context) -> Result<CgroupFact> {
+    context.record.cgroup.held().map_or_else(|| place(context), |held| Ok(held.clone()))
+}
+
+/// The facts of the node, with the driver that made the pod's cgroup.
+pub(super) fn node(context: &Context) -> Cow<'_, NodeFacts> {
+    let (node, held) = (&context.settings().node, context.record.cgroup.held());
+    let driver = match held {
+        Some(held) if held.systemd => CgroupDriver::Systemd,
+        Some(_) => CgroupDriver::Cgroupfs,
+        None => node.cgroup_driver,
+    };
+    match driver == node.cgroup_driver {
+        true => Cow::Borrowed(node),
+        false => Cow::Owned(NodeFacts { cgroup_driver: driver, ..node.clone() }),
+    }
+}
+
+/// Whether systemd makes the pod's cgroup, and those of its containers.
+pub(super) fn by_systemd(context: &Context) -> bool {
+    fact(context).is_ok_and(|fact| fact.systemd)
 }
 
 /// Only its path: the OCI runtime makes it. The path is saved first, so that it is known what to
@@ -100,7 +185,7 @@ pub(super) fn acquire_container(context: &Context, id: &ContainerId) -> Result<C
 }
 
 pub(super) async fn release_container(context: &Context, id: &ContainerId) -> Result<()> {
-    clear(context.shared.cgroups.at(&path_of(context, id))?).await
+    clear_of_pod(context, &path_of(context, id)).await
 }
 
 /// The path of a container's cgroup, relative to each hierarchy's root.
@@ -111,19 +196,34 @@ pub(crate) fn path_of(context: &Context, id: &ContainerId) -> String {
 /// The path of a cgroup in the pod's.
 pub(super) fn path_below(context: &Context, name: &str) -> String {
     let own = || context.layout().pod_cgroup(&context.record.id);
-    let held = context.record.cgroup.held().map(|c| c.path.clone());
-    let named = context.record.spec.spec.cgroup_parent.clone();
-    let parent = held.or(named).unwrap_or_else(own);
+    let fact = fact(context).ok();
+    let scope = fact.as_ref().filter(|fact| fact.systemd);
+    if let Some(Ok(scope)) = scope.map(|of| systemd::scope_path(&of.path, SCOPE_PREFIX, name)) {
+        return scope.to_string();
+    }
+    let parent = fact.map_or_else(own, |fact| fact.path);
     format!("/{}", below(&parent, name).trim_start_matches('/'))
 }
 
 /// Kills everything in a cgroup, sees it gone, and removes it.
 pub(crate) async fn clear(cgroup: Cgroup) -> Result<()> {
+    remove(cgroup, None).await
+}
+
+/// Likewise, of a cgroup of the pod, with the unit that it may belong to.
+pub(super) async fn clear_of_pod(context: &Context, path: &str) -> Result<()> {
+    let unit = fact(context).ok().and_then(|fact| unit(&fact, path));
+    remove(context.shared.cgroups.at(path)?, unit).await
+}
+
+async fn remove(cgroup: Cgroup, unit: Option<String>) -> Result<()> {
     blocking(move || {
-        if !cgroup.exists() {
-            return Ok(());
+        if cgroup.exists() {
+            nobody(&cgroup, cgroup.kill(KILL)?)?;
         }
-        nobody(&cgroup, cgroup.kill(KILL)?)?;
+        if let Some(unit) = unit {
+            systemd::stop(&unit)?;
+        }
         Ok(cgroup.remove(Duration::from_secs(2))?)
     })
     .await

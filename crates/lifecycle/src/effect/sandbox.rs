@@ -141,7 +141,7 @@ pub(super) async fn release(context: &Context) -> Result<()> {
         task::delete(context, id.as_str(), &path).await?;
         let pin = context.layout().pid_ns(id);
         blocking(move || Ok(berth_sys::namespace::unpin(pin)?)).await?;
-        cgroup::clear(context.shared.cgroups.at(&path)?).await?;
+        cgroup::clear_of_pod(context, &path).await?;
     }
     Ok(())
 }

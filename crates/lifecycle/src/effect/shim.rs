@@ -9,7 +9,7 @@ use berth_pod::Kind;
 use berth_pod::record::{PodFact, ShimFact};
 use berth_shim_client::{
     Answer, Deadlines, Error as ShimError, Form, Generation, Kind as ShimKind, Launch, Shim,
-    parse_answer,
+    parse_answer, with_systemd,
 };
 
 use super::{Context, Result, blocking, bundle, cgroup, failed, sandbox, socket};
@@ -175,6 +175,7 @@ fn config(context: &Context, as_task: bool) -> Result<Vec<u8>> {
     let Some(cgroup) = record.cgroup.held() else {
         return failed(Kind::Broken, "the pod's cgroup is not held");
     };
+    let node = cgroup::node(context);
     let pod = PodInput {
         id: &record.id,
         spec: &record.spec.spec,
@@ -183,10 +184,9 @@ fn config(context: &Context, as_task: bool) -> Result<Vec<u8>> {
         files: &files,
         cgroup: &cgroup.path,
         handler: &context.handler()?.facts,
-        node: &context.settings().node,
+        node: &node,
     };
-    let driver = context.settings().node.cgroup_driver;
-    let own = cgroups_path(driver, &cgroup.path, record.id.as_str())?;
+    let own = cgroups_path(node.cgroup_driver, &cgroup.path, record.id.as_str())?;
     let cgroups_path = if as_task { &own } else { &cgroup.path };
     let task = SandboxTask { cgroups_path, rootfs: bundle::ROOTFS.as_ref(), image: "", as_task };
     Ok(to_json(&sandbox_spec(&pod, &task)?)?)
@@ -219,7 +219,13 @@ fn launch(context: &Context, binary: &std::path::Path) -> Launch {
 
 /// What a shim by others is told.
 pub(super) fn options(context: &Context) -> Option<berth_shim_client::Any> {
-    context.handler().ok()?.options.clone().map(Into::into)
+    let handler = context.handler().ok()?;
+    let options = handler.options.clone().map(Into::into);
+    match cgroup::by_systemd(context) {
+        // They were encoded by us: if they cannot be read, the shim is to say it.
+        true => with_systemd(options.clone(), &handler.shim).unwrap_or(options),
+        false => options,
+    }
 }
 
 /// `delete` for a container, or the sandbox, of a shim that is dead.

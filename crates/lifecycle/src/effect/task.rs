@@ -128,7 +128,7 @@ pub(super) fn options(context: &Context, id: &str) -> Result<Option<Any>> {
     let options = Options {
         runtime_binary: handler.runtime.clone(),
         runtime_root: Some(handler.runtime_root.clone()),
-        systemd_cgroup: false,
+        systemd_cgroup: cgroup::by_systemd(context),
         cgroup_path: Some(cgroup::path_below(context, id)),
     };
     Ok(Some(options.into_any()?))
@@ -183,7 +183,7 @@ async fn without_shim(context: &Context, id: &str, path: &str, why: Trouble) -> 
     // An OCI runtime that the shim had begun would go on making what is cleaned up here.
     let leaf = context.layout().shim_cgroup(&context.record.id);
     cgroup::empty(context.shared.cgroups.at(&leaf)?).await?;
-    cgroup::clear(context.shared.cgroups.at(path)?).await?;
+    cgroup::clear_of_pod(context, path).await?;
     shim::delete(context, id).await
 }
 
@@ -196,7 +196,7 @@ async fn without_task(context: &Context, id: &str, path: &str) -> Result<()> {
     if had || !shim::foreign(context) {
         return Ok(());
     }
-    cgroup::clear(context.shared.cgroups.at(path)?).await?;
+    cgroup::clear_of_pod(context, path).await?;
     shim::delete(context, id).await
 }
 

@@ -77,6 +77,7 @@ fn settings(root: &Path) -> Settings {
         helper: "/nonexistent".into(),
         daemon: "/nonexistent".into(),
         cgroup_root: "/berth".into(),
+        cgroup_slice: "berth.slice".into(),
         node: NodeFacts {
             capabilities: CapabilitySet::all(),
             cgroup_version: CgroupVersion::V2,

@@ -15,6 +15,9 @@ pub struct CgroupFact {
     pub path: String,
     /// Made by us: then we remove it.
     pub ours: bool,
+    /// It is a slice of systemd's, and its containers are scopes.
+    #[serde(default)]
+    pub systemd: bool,
 }
 
 /// Where the pod's namespaces are pinned; none is the node's own.

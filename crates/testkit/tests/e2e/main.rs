@@ -7,6 +7,7 @@ mod anyshim;
 mod badinput;
 mod badworld;
 mod census;
+mod cgroup2;
 mod cli;
 mod daemon;
 mod devices;

@@ -156,7 +156,7 @@ fn a_pod_has_every_series_with_the_labels_that_were_described() -> Result<()> {
         let label = |key: &str| labels[&key.to_owned()].as_str();
         assert_eq!((label("name"), label("container")), (id.as_str(), "a"));
         assert_eq!((label("pod"), label("image")), ("series", busybox().as_str()));
-        assert!(label("id").ends_with(&id), "{}", label("id"));
+        assert!(label("id").trim_end_matches(".scope").ends_with(&id), "{}", label("id"));
         for (name, expected) in [
             ("container_spec_cpu_quota", 20_000),
             ("container_spec_cpu_shares", 512),

@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result};
 use berth_proto::cri::v1 as cri;
 use berth_testkit::bed::{busybox, on_a_node};
 use berth_testkit::cri::{in_time, refused};
+use berth_testkit::guest::Driver;
 use berth_testkit::specs::{Container, Pod};
 use cri::{ContainerState, PodSandboxState};
 use tonic::Code;
@@ -216,7 +217,11 @@ fn version_status_and_runtime_config_tell_the_kubelet_what_it_needs() -> Result<
         let request = in_time(cri::RuntimeConfigRequest {});
         let config = cri.runtime.clone().runtime_config(request).await?.into_inner();
         let linux = config.linux.context("a Linux configuration")?;
-        assert_eq!(linux.cgroup_driver(), cri::CgroupDriver::Cgroupfs);
+        let driver = match Driver::of_tests() {
+            Driver::Cgroupfs => cri::CgroupDriver::Cgroupfs,
+            Driver::Systemd => cri::CgroupDriver::Systemd,
+        };
+        assert_eq!(linux.cgroup_driver(), driver);
         Ok(())
     })
 }

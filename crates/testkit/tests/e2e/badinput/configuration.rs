@@ -35,7 +35,7 @@ fn cases(bed: &Bed) -> Result<Vec<Case>> {
         case("[deadlines]\ncni_add = \"soon\"\n", &[":2:", "deadlines.cni_add", "60s"]),
         case("[cgroups]\nparent = \"berth\"\n", &[":2:", "cgroups.parent", "such as /berth"]),
         case("[cgroups]\nparent = \"/a/../b\"\n", &[":2:", "cgroups.parent"]),
-        case("[cgroups]\ndriver = \"systemd\"\n", &[":2:", "cgroups.driver", "cgroupDriver"]),
+        case("[cgroups]\nslice = \"/berth\"\n", &[":2:", "cgroups.slice", "berth.slice"]),
         case("[pods]\ndefault_handler = \"x\"\n", &[":2:", "pods.default_handler", "[handlers."]),
         case(
             "[api]\ngroup = \"no-such-group\"\n",

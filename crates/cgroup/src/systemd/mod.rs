@@ -1,6 +1,15 @@
-//! Names and properties of the systemd cgroup driver (systemd.slice(5), systemd.resource-control(5)).
+//! The systemd cgroup driver (systemd.slice(5), systemd.scope(5), systemd.resource-control(5)).
 //!
-//! Pure functions: nothing here talks to systemd. The driver itself is to come when it can be run.
+//! A pod is a slice, which we ask systemd for over D-Bus; a container is a scope in it, which the OCI
+//! runtime asks for, since a scope begins with the process that it is about. Names and properties are
+//! pure functions; `bus` talks to systemd.
+
+mod bus;
+mod wire;
+
+pub use bus::{set, start_slice, stop};
+
+use std::collections::BTreeMap;
 
 use crate::convert::weight;
 use crate::error::{Error, Result};
@@ -50,6 +59,28 @@ pub fn scope_path(parent: &str, prefix: &str, id: &str) -> Result<CgroupPath> {
     slice_path(slice)?.child(&scope_name(prefix, id))
 }
 
+/// Where the container of an OCI bundle lies that names this cgroup: a path, or systemd's
+/// `slice:prefix:id`.
+///
+/// # Errors
+/// [`Error::Path`] for what is neither.
+pub fn of_bundle(cgroups_path: &str) -> Result<CgroupPath> {
+    let mut parts = cgroups_path.splitn(3, ':').filter(|_| !cgroups_path.starts_with('/'));
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(slice), Some(prefix), Some(id)) => scope_path(slice, prefix, id),
+        _ => CgroupPath::parse(cgroups_path),
+    }
+}
+
+/// The slice of a pod in a slice: `a.slice` has `a-podID.slice`.
+///
+/// # Errors
+/// [`Error::Path`] if the parent is no slice.
+pub fn pod_slice(parent: &str, pod: &str) -> Result<String> {
+    slice_path(parent)?;
+    Ok(format!("{}-pod{pod}.slice", parent.trim_end_matches(".slice")))
+}
+
 /// A property of a unit, as SetUnitProperties takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Property {
@@ -57,6 +88,10 @@ pub enum Property {
     Number(&'static str, u64),
     /// A bit mask, lowest byte first (D-Bus type `ay`).
     Mask(&'static str, Vec<u8>),
+    /// A yes or no (D-Bus type `b`).
+    Flag(&'static str, bool),
+    /// A text (D-Bus type `s`).
+    Text(&'static str, String),
 }
 
 /// "infinity" of systemd's numbers.
@@ -107,6 +142,26 @@ pub fn properties(version: Version, resources: &Resources) -> Result<Vec<Propert
         }
     }
     Ok(out)
+}
+
+/// The properties that stand for files of v2 with these values; files without one are left out. What
+/// systemd is not told of it writes over the next time that it has something to write.
+pub fn of_files(unified: &BTreeMap<String, String>) -> Vec<Property> {
+    let property = |(file, value): (&String, &String)| {
+        let name = match file.as_str() {
+            "memory.min" => "MemoryMin",
+            "memory.low" => "MemoryLow",
+            "memory.high" => "MemoryHigh",
+            "memory.max" => "MemoryMax",
+            "memory.swap.max" => "MemorySwapMax",
+            "pids.max" => "TasksMax",
+            "cpu.weight" => "CPUWeight",
+            _ => return None,
+        };
+        let number = if value == "max" { Some(UNLIMITED) } else { value.trim().parse().ok() };
+        number.map(|number| Property::Number(name, number))
+    };
+    unified.iter().filter_map(property).collect()
 }
 
 /// systemd keeps the quota as microseconds per second, and hands whole percents to the kernel:
@@ -170,6 +225,13 @@ mod tests {
             "/kubepods.slice/kubepods-podX.slice/berth-c1.scope"
         );
         assert!(oci_path("/kubepods/podX", "berth", "c1").is_err());
+        let own = of_bundle("kubepods-podX.slice:berth:c1").unwrap();
+        assert_eq!(own.as_str(), "/kubepods.slice/kubepods-podX.slice/berth-c1.scope");
+        assert_eq!(of_bundle("/kubepods/podX/c1").unwrap().as_str(), "/kubepods/podX/c1");
+        assert_eq!(of_bundle("/a:b:c").unwrap().as_str(), "/a:b:c");
+        assert!(of_bundle("kubepods:berth:c1").is_err() && of_bundle("").is_err());
+        assert_eq!(pod_slice("berth.slice", "0a").unwrap(), "berth-pod0a.slice");
+        assert!(pod_slice("berth", "0a").is_err());
     }
 
     #[test]
@@ -207,6 +269,17 @@ mod tests {
                 Number("TasksMax", UNLIMITED),
             ]
         );
+    }
+
+    #[test]
+    fn files_that_systemd_knows_are_properties_too() {
+        let files = [("memory.high", "5"), ("memory.low", "max"), ("memory.oom.group", "1")];
+        let files = files.map(|(file, value)| (file.to_owned(), value.to_owned()));
+        use Property::Number;
+        let known = [Number("MemoryHigh", 5), Number("MemoryLow", UNLIMITED)];
+        assert_eq!(of_files(&files.into()), known);
+        let wrong = [("memory.high".to_owned(), "much".to_owned())];
+        assert_eq!(of_files(&wrong.into()), [], "the kernel's to refuse");
     }
 
     #[test]
