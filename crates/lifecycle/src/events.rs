@@ -159,10 +159,10 @@ fn wall() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-type Changes = Vec<(Change, Option<ContainerId>)>;
+pub(crate) type Changes = Vec<(Change, Option<ContainerId>)>;
 
 /// What has happened between two saves of a pod.
-fn between(before: Option<&PodRecord>, now: Option<&PodRecord>) -> Changes {
+pub(crate) fn between(before: Option<&PodRecord>, now: Option<&PodRecord>) -> Changes {
     let mut changes = Changes::new();
     let (was, is) = (Stage::of_pod(before), Stage::of_pod(now));
     let (begins, ends): (Vec<_>, Vec<_>) =

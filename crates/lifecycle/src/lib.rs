@@ -25,6 +25,7 @@ mod kept;
 mod layout;
 mod leftovers;
 mod node;
+mod nri;
 mod picture;
 mod pod_task;
 mod registry;
@@ -35,6 +36,7 @@ mod shim_log;
 mod start;
 pub mod view;
 
+pub use berth_nri::{PluginReport, Settings as NriSettings};
 pub use error::Error;
 pub use events::{Change, Happening, Listening, Silence};
 pub use figures::Step;

@@ -21,7 +21,7 @@ use crate::settings::Handler;
 use crate::shared::Shared;
 use crate::start::{self, Parts};
 use crate::view::{ContainerState, ContainerView, NodeReport, PodView};
-use crate::{Error, pod_task};
+use crate::{Error, nri, pod_task};
 
 /// The pods of this node. Cheap to clone.
 #[derive(Clone)]
@@ -47,6 +47,15 @@ impl Node {
     /// The records, the cgroups or the directories cannot be used.
     pub async fn start(parts: Parts) -> Result<Self, Error> {
         Ok(Self { shared: start::start(parts).await? })
+    }
+
+    pub(crate) fn over(shared: &Arc<Shared>) -> Self {
+        Self { shared: Arc::clone(shared) }
+    }
+
+    /// Tells NRI plugins that the daemon ends, and ends the programs of those that it has started.
+    pub async fn end_plugins(&self) {
+        self.shared.plugins.shut_down().await;
     }
 
     /// Runs a sandbox, joins one under way, or answers the id of the equal one that is ready.
@@ -226,6 +235,20 @@ impl Node {
     /// NotFound, WrongState, Invalid, or what the runtime says.
     pub async fn update_resources(&self, id: &str, asked: Resources) -> Result<(), Error> {
         let view = self.container(id)?;
+        let id = view.id().as_str();
+        let (_, entry) = self.shared.registry.sandbox(view.sandbox.as_str())?;
+        let Some(pod) = entry.view else { return Err(not_found("container", id)) };
+        let asked = nri::update_container(&self.shared, (&pod.record, &view.record), asked).await?;
+        self.set_resources(id, asked).await?;
+        if let Ok(view) = self.container(id) {
+            self.shared.plugins.updated(&self.shared, &pod.record, Some(&view.record));
+        }
+        Ok(())
+    }
+
+    /// The same, and no plugin is asked: it is one that wants it, or they have been.
+    pub(crate) async fn set_resources(&self, id: &str, asked: Resources) -> Result<(), Error> {
+        let view = self.container(id)?;
         let (id, pod, entry) = self.shared.registry.container(view.id().as_str())?;
         let request = Request::UpdateResources(id.clone(), asked);
         let done = self.ask(&pod, &entry.queue, request).await?;
@@ -265,8 +288,13 @@ impl Node {
             overhead: asked.overhead.or_else(|| before.overhead.clone()),
             containers: asked.containers.or_else(|| before.containers.clone()),
         };
+        let record = Arc::clone(&self.sandbox(id)?.record);
+        nri::update_sandbox(&self.shared, &record, &resources).await?;
         let record = self.set_sandbox_resources(id, resources).await?;
-        let Err(why) = limit(&self.shared.cgroups, &record).await else { return Ok(()) };
+        let Err(why) = limit(&self.shared.cgroups, &record).await else {
+            self.shared.plugins.updated(&self.shared, &record, None);
+            return Ok(());
+        };
         let record = self.set_sandbox_resources(id, before).await?;
         // Some limits may have been taken before the one that was not.
         let _ = limit(&self.shared.cgroups, &record).await;
@@ -360,7 +388,8 @@ impl Node {
         let now = self.shared.now();
         let pods = self.shared.registry.reports(now);
         let handlers = self.handlers().report();
-        NodeReport { handlers, pods, leftovers: self.shared.leftovers.report() }
+        let (leftovers, plugins) = (self.shared.leftovers.report(), self.shared.plugins.report());
+        NodeReport { handlers, pods, leftovers, plugins }
     }
 
     /// Counts and times of every step so far, by its name; for metrics.

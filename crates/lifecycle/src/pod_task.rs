@@ -199,8 +199,10 @@ impl PodTask {
                 let saving = self.on_disk.saving.take_if(|(of, _)| *of == generation);
                 if let (Some((_, record)), Ok(())) = (saving, &result) {
                     let before = self.on_disk.saved.replace(record);
-                    let now = self.on_disk.saved.as_deref();
-                    self.shared.feed.tell(before.as_deref(), now, self.view.as_ref());
+                    let now = self.on_disk.saved.as_ref();
+                    self.shared.plugins.saved(&self.shared, before.as_ref(), now);
+                    let (before, now) = (before.as_deref(), now.map(|record| &**record));
+                    self.shared.feed.tell(before, now, self.view.as_ref());
                 }
                 Event::Saved(generation, result)
             }
@@ -219,6 +221,7 @@ impl PodTask {
     fn leave(&mut self) {
         let record = self.machine.record();
         self.shared.registry.remove(&record.id, &record.spec.spec.name);
+        self.shared.plugins.saved(&self.shared, self.on_disk.saved.as_ref(), None);
         self.shared.feed.tell(self.on_disk.saved.as_deref(), None, self.view.as_ref());
         self.shared.tidy_handlers();
         let files = Layout(&self.shared.settings).sandbox_files(&record.id);

@@ -20,6 +20,7 @@ use crate::figures::Figures;
 use crate::handlers::Handlers;
 use crate::kept::Budget;
 use crate::leftovers::Leftovers;
+use crate::nri::Plugins;
 use crate::registry::Registry;
 use crate::settings::Settings;
 use crate::shim_log::ShimLogs;
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) cgroups: Cgroups,
     pub(crate) records: Records,
     pub(crate) registry: Registry,
+    /// Plugins that change containers and are told of them.
+    pub(crate) plugins: Plugins,
     /// Who listens to what happens.
     pub(crate) feed: Feed,
     pub(crate) leftovers: Leftovers,
@@ -78,6 +81,7 @@ pub(crate) struct Made {
     pub(crate) network: Arc<Network>,
     pub(crate) cgroups: Cgroups,
     pub(crate) records: Records,
+    pub(crate) plugins: Plugins,
     pub(crate) boot_id: String,
     pub(crate) jobs_enter: Vec<std::path::PathBuf>,
     pub(crate) holders_enter: Vec<std::path::PathBuf>,
@@ -112,6 +116,7 @@ impl Shared {
             jobs_enter: made.jobs_enter,
             holders_enter: made.holders_enter,
             registry: Registry::default(),
+            plugins: made.plugins,
             feed: Feed::default(),
             leftovers: Leftovers::default(),
             figures: Figures::default(),

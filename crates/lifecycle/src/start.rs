@@ -22,6 +22,7 @@ use crate::effect::cancel;
 use crate::effect::{Context, SHIMS, connection, drop_files};
 use crate::handlers::{Handlers, Offered};
 use crate::layout::{Layout, below, files_name};
+use crate::nri::Plugins;
 use crate::settings::Settings;
 use crate::shared::{Made, Shared};
 use crate::{Error, command, leftovers, picture, pod_task};
@@ -38,6 +39,8 @@ pub struct Parts {
     pub network: Arc<Network>,
     /// The cgroup file systems.
     pub cgroups: Cgroups,
+    /// NRI plugins, in whichever cgroup; none: there are to be none.
+    pub nri: Option<berth_nri::Settings>,
 }
 
 /// v1: where jobs are members, to be found, frozen and killed. Each further hierarchy would be one
@@ -64,6 +67,9 @@ pub(crate) async fn start(parts: Parts) -> Result<Arc<Shared>, Error> {
     tell(&loaded);
     let handlers = Handlers::open(&settings.state_dir);
     handlers.offer(parts.handlers);
+    // They end with this daemon, and at the latest with the next one's start.
+    let nri = parts.nri.map(|nri| berth_nri::Settings { cgroups: jobs_enter.clone(), ..nri });
+    let plugins = Plugins::new(nri);
     let shared = Arc::new(Shared::new(Made {
         settings: parts.settings,
         handlers,
@@ -71,6 +77,7 @@ pub(crate) async fn start(parts: Parts) -> Result<Arc<Shared>, Error> {
         network: parts.network,
         cgroups: parts.cgroups,
         records,
+        plugins,
         boot_id,
         jobs_enter,
         holders_enter: holders.enter_files(),
@@ -88,6 +95,7 @@ pub(crate) async fn start(parts: Parts) -> Result<Arc<Shared>, Error> {
     }
     tokio::spawn(end_orphans(Arc::clone(&shared), live.clone()));
     first_contact(&shared, live).await;
+    shared.plugins.start(&shared).await;
     Ok(shared)
 }
 

@@ -166,6 +166,9 @@ pub struct NodeReport {
     pub pods: Vec<PodReport>,
     /// What could not be released and is still tried.
     pub leftovers: Vec<LeftoverReport>,
+    /// NRI plugins, those included that are gone.
+    #[serde(default)]
+    pub plugins: Vec<berth_nri::PluginReport>,
 }
 
 /// One pod for the operator.

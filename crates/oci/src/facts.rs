@@ -135,6 +135,31 @@ pub struct HandlerFacts {
     /// Its pods run on kernels of their own, with this network; none: on the node's kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_network: Option<GuestNetwork>,
+    /// What its runtime says that it can do besides.
+    #[serde(default, skip_serializing_if = "Extras::none")]
+    pub extras: Extras,
+}
+
+/// What only some OCI runtimes can do. Others pass over it in silence: it is asked of none that does
+/// not say that it can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Extras {
+    /// Scheduling and I/O priority of the first process.
+    pub scheduling: bool,
+    /// Classes of cache and memory bandwidth.
+    pub rdt: bool,
+    /// Network devices that move into the container.
+    pub net_devices: bool,
+    /// Memory policies.
+    pub memory_policy: bool,
+}
+
+impl Extras {
+    /// None of it.
+    pub fn none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Whose network stack a pod with a kernel of its own uses.

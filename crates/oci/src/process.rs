@@ -28,6 +28,7 @@ pub(crate) fn first(input: &ContainerInput<'_>, granted: Granted) -> Result<Proc
         apparmor_profile: apparmor(input)?,
         oom_score_adj: Some(oom_score_adj(spec.resources.oom_score_adj, input.pod.node)?),
         selinux_label: selinux_labels(input).process,
+        ..Process::default()
     })
 }
 

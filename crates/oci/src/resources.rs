@@ -126,7 +126,7 @@ fn memory(asked: &Resources, node: &NodeFacts) -> Result<LinuxMemory, Error> {
     }
     let total = if swap != 0 { swap } else { limit };
     let total = (total != 0 && node.swap_limit).then_some(total);
-    Ok(LinuxMemory { limit: (limit != 0).then_some(limit), swap: total })
+    Ok(LinuxMemory { limit: (limit != 0).then_some(limit), swap: total, ..LinuxMemory::default() })
 }
 
 fn cpu(asked: &Resources) -> Result<LinuxCpu, Error> {
@@ -152,6 +152,7 @@ fn cpu(asked: &Resources) -> Result<LinuxCpu, Error> {
         period: positive("cpu_period", asked.cpu_period)?,
         cpus: list("cpuset_cpus", &asked.cpuset_cpus)?,
         mems: list("cpuset_mems", &asked.cpuset_mems)?,
+        ..LinuxCpu::default()
     })
 }
 

@@ -3,12 +3,16 @@
 //! Types of our own rather than a crate's: the same pod must give the same bytes (so maps are
 //! ordered and capability lists are vectors), a default must never grant anything, and a
 //! capability that only a newer kernel knows must still be representable. What Berth never
-//! writes (other operating systems, RDMA, Intel RDT) is left out.
+//! writes (other operating systems, RDMA) is left out.
+
+mod resources;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use resources::{DeviceRule, HugepageLimit, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 
 fn no<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
@@ -84,6 +88,48 @@ pub struct Process {
     /// SELinux label of the process.
     #[serde(skip_serializing_if = "no")]
     pub selinux_label: String,
+    /// Its turn at the disks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_priority: Option<IoPriority>,
+    /// Its turn at the CPUs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<Scheduler>,
+}
+
+/// A process's turn at the disks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IoPriority {
+    /// `IOPRIO_CLASS_…`.
+    pub class: String,
+    /// From 0, the first, to 7.
+    pub priority: i32,
+}
+
+/// A process's turn at the CPUs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Scheduler {
+    /// `SCHED_…`.
+    pub policy: String,
+    /// Of the policies that share.
+    #[serde(skip_serializing_if = "no")]
+    pub nice: i32,
+    /// Of the policies that do not.
+    #[serde(skip_serializing_if = "no")]
+    pub priority: i32,
+    /// `SCHED_FLAG_…`.
+    #[serde(skip_serializing_if = "no")]
+    pub flags: Vec<String>,
+    /// Of `SCHED_DEADLINE`, ns.
+    #[serde(skip_serializing_if = "no")]
+    pub runtime: u64,
+    /// Likewise.
+    #[serde(skip_serializing_if = "no")]
+    pub deadline: u64,
+    /// Likewise.
+    #[serde(skip_serializing_if = "no")]
+    pub period: u64,
 }
 
 /// User and groups of a process.
@@ -234,6 +280,53 @@ pub struct Linux {
     /// SELinux label of the mounts that the runtime makes.
     #[serde(skip_serializing_if = "no")]
     pub mount_label: String,
+    /// A class of cache and memory bandwidth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intel_rdt: Option<IntelRdt>,
+    /// Network devices of the node that move into the container, by their names there.
+    #[serde(skip_serializing_if = "no")]
+    pub net_devices: BTreeMap<String, NetDevice>,
+    /// Where the container's memory is taken from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_policy: Option<MemoryPolicy>,
+}
+
+/// A class of cache and memory bandwidth (resctrl).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IntelRdt {
+    /// The class.
+    #[serde(rename = "closID", skip_serializing_if = "no")]
+    pub clos_id: String,
+    /// Lines of its `schemata`.
+    #[serde(skip_serializing_if = "no")]
+    pub schemata: Vec<String>,
+    /// Count what it uses.
+    #[serde(skip_serializing_if = "no")]
+    pub enable_monitoring: bool,
+}
+
+/// A network device of the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetDevice {
+    /// Its name in the container; "" keeps that of the node.
+    #[serde(skip_serializing_if = "no")]
+    pub name: String,
+}
+
+/// Where memory is taken from (`set_mempolicy`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemoryPolicy {
+    /// `MPOL_…`.
+    pub mode: String,
+    /// Memory nodes, list format.
+    #[serde(skip_serializing_if = "no")]
+    pub nodes: String,
+    /// `MPOL_F_…`.
+    #[serde(skip_serializing_if = "no")]
+    pub flags: Vec<String>,
 }
 
 /// One range of an id mapping.
@@ -319,98 +412,6 @@ pub struct LinuxDevice {
     /// Group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gid: Option<u32>,
-}
-
-/// Limits. Everything is optional: an update carries only what changes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct LinuxResources {
-    /// Device rules, in order.
-    #[serde(skip_serializing_if = "no")]
-    pub devices: Vec<DeviceRule>,
-    /// Memory.
-    #[serde(skip_serializing_if = "no")]
-    pub memory: LinuxMemory,
-    /// CPU.
-    #[serde(skip_serializing_if = "no")]
-    pub cpu: LinuxCpu,
-    /// Processes and threads.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pids: Option<LinuxPids>,
-    /// Huge pages.
-    #[serde(skip_serializing_if = "no")]
-    pub hugepage_limits: Vec<HugepageLimit>,
-    /// Files of cgroup v2, as they stand.
-    #[serde(skip_serializing_if = "no")]
-    pub unified: BTreeMap<String, String>,
-}
-
-/// A rule of the device controller.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceRule {
-    /// Allow or deny.
-    pub allow: bool,
-    /// Which kind.
-    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
-    pub kind: Option<DeviceKind>,
-    /// Major number; none is every one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub major: Option<i64>,
-    /// Minor number; none is every one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub minor: Option<i64>,
-    /// Some of `r`, `w`, `m`.
-    pub access: String,
-}
-
-/// Memory limits, bytes; -1 is unlimited.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct LinuxMemory {
-    /// Memory.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<i64>,
-    /// Memory and swap together.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub swap: Option<i64>,
-}
-
-/// CPU limits.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct LinuxCpu {
-    /// Relative weight, 2..=262144.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub shares: Option<u64>,
-    /// CFS quota, µs per period; -1 is unlimited.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub quota: Option<i64>,
-    /// CFS period, µs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub period: Option<u64>,
-    /// CPUs, list format.
-    #[serde(skip_serializing_if = "no")]
-    pub cpus: String,
-    /// Memory nodes, list format.
-    #[serde(skip_serializing_if = "no")]
-    pub mems: String,
-}
-
-/// Limit of processes and threads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LinuxPids {
-    /// How many.
-    pub limit: i64,
-}
-
-/// Limit of huge pages of one size.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HugepageLimit {
-    /// The size, as in `2MB`.
-    pub page_size: String,
-    /// Bytes.
-    pub limit: u64,
 }
 
 /// A seccomp filter.

@@ -469,7 +469,10 @@ impl ContainerRecord {
         match fact {
             ContainerFact::Image(fact) => self.image = Slot::Held(fact),
             ContainerFact::Rootfs(fact) => self.rootfs = Slot::Held(Arc::new(fact)),
-            ContainerFact::Bundle => self.bundle = Slot::Held(Arc::default()),
+            ContainerFact::Bundle(limits) => {
+                self.bundle = Slot::Held(Arc::default());
+                limits.into_iter().for_each(|limits| self.resources = *limits);
+            }
             ContainerFact::Cgroup(path) => self.cgroup = Slot::Held(Arc::new(path)),
             ContainerFact::Task(fact) => {
                 self.started_at = Some(fact.started_at);

@@ -193,7 +193,7 @@ pub struct Selinux {
 }
 
 /// Limits of a container or pod. 0 or none means "not set", as CRI has it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {
     /// CFS period, µs.
     pub cpu_period: i64,

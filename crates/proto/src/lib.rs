@@ -22,6 +22,20 @@ pub mod node {
     }
 }
 
+/// The Node Resource Interface: what the daemon and its plugins say to each other, over ttrpc.
+pub mod nri {
+    /// Version 1alpha1, as of NRI 0.12.
+    #[allow(missing_docs, clippy::all, clippy::too_many_lines)]
+    pub mod v1alpha1 {
+        tonic::include_proto!("nri.pkg.api.v1alpha1");
+    }
+    /// What ttrpc wraps a call and its answer in.
+    #[allow(missing_docs, clippy::all)]
+    pub mod ttrpc {
+        tonic::include_proto!("ttrpc");
+    }
+}
+
 // Credentials never reach a log: the generated Debug is left out for them.
 impl std::fmt::Debug for cri::v1::AuthConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -106,6 +106,7 @@ async fn judge(node: &Node, critest: &Path, arguments: &[String]) -> Result<usiz
     let mut command = Command::new(critest);
     command
         .args(["-runtime-endpoint", &endpoint, "-image-endpoint", &endpoint])
+        .args(["-nri-socket", crate::nri::SOCKET])
         .args(["-ginkgo.no-color", "-ginkgo.json-report"])
         .arg(&report)
         .args(arguments)

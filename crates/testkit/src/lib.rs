@@ -24,6 +24,7 @@ pub mod kinds;
 pub mod kubelet;
 pub mod network;
 pub mod node;
+pub mod nri;
 pub mod parent;
 pub mod paths;
 pub mod patience;

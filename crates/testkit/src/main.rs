@@ -90,6 +90,12 @@ enum Command {
     /// The stand-in CNI plugin; started by a daemon under test.
     #[command(hide = true)]
     Plugin,
+    /// An NRI plugin that writes down what it is called; started by a daemon under test.
+    #[command(hide = true)]
+    NriPlugin {
+        /// The file that it writes to.
+        calls: PathBuf,
+    },
     /// The stand-in OCI runtime; started by a shim under test.
     #[command(hide = true)]
     Runtime {
@@ -159,6 +165,9 @@ fn main() -> Result<ExitCode> {
         }
         Command::Image { name, to, docker } => image(&name, &to, docker)?,
         Command::Keeper { disk } => berth_testkit::keeper::run(&disk)?,
+        Command::NriPlugin { calls } => {
+            threads()?.block_on(berth_testkit::nri::installed(&calls))?;
+        }
         Command::Plugin => return berth_testkit::plugin::run().map(ExitCode::from),
         Command::Runtime { dir, real, arguments } => {
             return berth_testkit::runtime::run(&dir, &real, &arguments).map(ExitCode::from);

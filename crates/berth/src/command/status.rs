@@ -55,6 +55,10 @@ fn page(status: &Value) -> String {
         };
         let _ = writeln!(page, "handler       {name}{default}: {}{network}", state.trim_end());
     }
+    for plugin in list(&status["plugins"]) {
+        let gone = plugin["gone"].as_str().map(|why| format!(": gone: {why}")).unwrap_or_default();
+        let _ = writeln!(page, "nri plugin    {}{gone}", word(&plugin["name"]));
+    }
     let pods = list(&status["pods"]);
     let _ = writeln!(page, "images        {}\npods          {}", status["images"], pods.len());
     pods.iter().for_each(|one| pod(&mut page, one));
@@ -163,6 +167,7 @@ mod tests {
                     "wish": "run", "pid": null, "exit": {"reason": "OOMKilled", "code": 137},
                     "holdings": [["image", "held"]]}],
             }],
+            "plugins": [{"name": "10-a", "gone": null}, {"name": "20-b", "gone": "it hung"}],
             "leftovers": [{"holding": "network", "pod": "aa", "tries": 4, "error": "busy"}],
         }));
         for line in [
@@ -174,6 +179,8 @@ mod tests {
             "  holdings  cgroup=held network=intended",
             "  working   acquire.network for 2.3 s, 1 failures, the last: plugin said no",
             "  container fedcba9876543 main: exited, wish run, OOMKilled (137)",
+            "nri plugin    10-a\n",
+            "nri plugin    20-b: gone: it hung",
             "  network of pod aa, 4 tries: busy",
         ] {
             assert!(page.contains(line), "{line:?} is not in\n{page}");

@@ -36,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) helper: String,
     pub(crate) network: NetworkConfig,
     pub(crate) images: ImagesConfig,
+    /// None: there are no plugins.
+    pub(crate) nri: Option<NriConfig>,
     pub(crate) deadlines: DeadlinesConfig,
 }
 
@@ -66,6 +68,18 @@ pub(crate) struct ImagesConfig {
     pub(crate) parallel_layers: usize,
     pub(crate) parallel_layers_per_pull: usize,
     pub(crate) progress_timeout: Duration,
+}
+
+/// `[nri]`, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct NriConfig {
+    pub(crate) socket: Option<PathBuf>,
+    pub(crate) plugins_dir: PathBuf,
+    pub(crate) config_dir: PathBuf,
+    pub(crate) registration_timeout: Duration,
+    pub(crate) request_timeout: Duration,
+    pub(crate) required: Vec<String>,
+    pub(crate) tolerate_missing_annotation: String,
 }
 
 /// `[deadlines]`, checked.
@@ -104,6 +118,7 @@ pub(crate) fn check(file: &File, find_handlers: bool, place: Place<'_>) -> Resul
         helper: check.program("helper.path", &file.helper.path)?,
         network: check.network(&file.network)?,
         images: check.images(&file.images)?,
+        nri: check.nri(&file.nri)?,
         deadlines: check.deadlines(&file.deadlines)?,
         state,
     })
@@ -252,6 +267,36 @@ impl Check<'_> {
             )?,
             progress_timeout: self.duration("images.progress_timeout", &given.progress_timeout)?,
         })
+    }
+
+    fn nri(&self, given: &file::Nri) -> Result<Option<NriConfig>, Error> {
+        if !given.enabled {
+            return match given.required.is_empty() {
+                true => Ok(None),
+                false => {
+                    let advice = "no plugin can be there with nri.enabled = false: leave it empty";
+                    self.refuse("nri.required", &given.required, advice)
+                }
+            };
+        }
+        if given.socket.len() > SOCKET_PATH_MAX {
+            let advice = "a unix socket's path ends at 107 bytes";
+            return self.refuse("nri.socket", &given.socket, advice);
+        }
+        if given.required.iter().any(String::is_empty) {
+            return self.refuse("nri.required", &given.required, "give names of plugins");
+        }
+        let socket = some(&given.socket).map(|path| self.absolute("nri.socket", &path));
+        Ok(Some(NriConfig {
+            socket: socket.transpose()?,
+            plugins_dir: self.absolute("nri.plugins_dir", &given.plugins_dir)?,
+            config_dir: self.absolute("nri.config_dir", &given.config_dir)?,
+            registration_timeout: self
+                .duration("nri.registration_timeout", &given.registration_timeout)?,
+            request_timeout: self.duration("nri.request_timeout", &given.request_timeout)?,
+            required: given.required.clone(),
+            tolerate_missing_annotation: given.tolerate_missing_annotation.clone(),
+        }))
     }
 
     fn deadlines(&self, given: &file::Deadlines) -> Result<DeadlinesConfig, Error> {

@@ -21,6 +21,7 @@ pub(crate) struct File {
     pub(crate) helper: Helper,
     pub(crate) network: Network,
     pub(crate) images: Images,
+    pub(crate) nri: Nri,
     pub(crate) deadlines: Deadlines,
 }
 
@@ -180,6 +181,20 @@ pub(crate) struct Images {
     pub(crate) parallel_layers: u64,
     pub(crate) parallel_layers_per_pull: u64,
     pub(crate) progress_timeout: String,
+}
+
+/// `[nri]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Nri {
+    pub(crate) enabled: bool,
+    pub(crate) socket: String,
+    pub(crate) plugins_dir: String,
+    pub(crate) config_dir: String,
+    pub(crate) registration_timeout: String,
+    pub(crate) request_timeout: String,
+    pub(crate) required: Vec<String>,
+    pub(crate) tolerate_missing_annotation: String,
 }
 
 /// `[deadlines]`.

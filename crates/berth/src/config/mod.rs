@@ -12,7 +12,7 @@ mod source;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use checked::{Config, check};
+pub(crate) use checked::{Config, NriConfig, check};
 pub(crate) use file::{Driver, File, Format};
 pub(crate) use handlers::{HandlerConfig, OUR_SHIM, is_handler_name, shim_name};
 pub(crate) use source::Source;

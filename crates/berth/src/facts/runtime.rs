@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use berth_job::Job;
 use berth_lifecycle::ShimOptions;
-use berth_oci::facts::GuestNetwork;
+use berth_oci::facts::{Extras, GuestNetwork};
 use berth_shim_client::{Any, RuntimeInfo};
 use berth_sys::spawn::Spawn;
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,9 @@ pub(crate) struct RuntimeFacts {
     /// It is gVisor's, and this is the network that its pods get here.
     #[serde(default)]
     pub(crate) guest_network: Option<GuestNetwork>,
+    /// What only some can do.
+    #[serde(default)]
+    pub(crate) extras: Extras,
 }
 
 /// Which file a runtime is: another one may do other things.
@@ -185,6 +188,7 @@ async fn info(path: &Path, options: Vec<u8>) -> Result<ShimFacts, String> {
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Features {
+    oci_version_max: String,
     mount_options: Vec<String>,
     linux: Linux,
 }
@@ -193,6 +197,9 @@ struct Features {
 #[serde(default, rename_all = "camelCase")]
 struct Linux {
     mount_extensions: MountExtensions,
+    intel_rdt: Enabled,
+    net_devices: Enabled,
+    memory_policy: Option<serde::de::IgnoredAny>,
 }
 
 #[derive(Default, Deserialize)]
@@ -213,6 +220,13 @@ fn of_features(said: &str) -> Option<RuntimeFacts> {
         recursive_read_only: features.mount_options.iter().any(|option| option == "rro"),
         id_mapped_mounts: features.linux.mount_extensions.idmap.enabled,
         guest_network: None,
+        extras: Extras {
+            // Both came with 1.1 of the specification.
+            scheduling: version(&features.oci_version_max).is_some_and(|max| max >= (1, 1)),
+            rdt: features.linux.intel_rdt.enabled,
+            net_devices: features.linux.net_devices.enabled,
+            memory_policy: features.linux.memory_policy.is_some(),
+        },
     })
 }
 
@@ -226,7 +240,7 @@ fn of_version(said: &str) -> RuntimeFacts {
     RuntimeFacts {
         recursive_read_only: version >= CRUN_WITH_RRO,
         id_mapped_mounts: version >= CRUN_WITH_IDMAP,
-        guest_network: None,
+        ..RuntimeFacts::default()
     }
 }
 
@@ -242,6 +256,18 @@ mod tests {
         let said = r#"{"linux": {"mountExtensions": {"idmap": {"enabled": true}}}}"#;
         assert!(of_features(said).unwrap().id_mapped_mounts);
         assert_eq!(of_features("unknown command features"), None);
+    }
+
+    #[test]
+    fn what_only_some_can_do_is_asked_of_those_that_say_so() {
+        let old = r#"{"ociVersionMax": "1.0.2-dev", "linux": {"intelRdt": {"enabled": true}}}"#;
+        let extras = of_features(old).unwrap().extras;
+        assert_eq!(extras, Extras { rdt: true, ..Extras::default() });
+        let new = r#"{"ociVersionMax": "1.3.0", "linux": {"netDevices": {"enabled": true},
+            "memoryPolicy": {"modes": ["MPOL_BIND"]}}}"#;
+        let all = Extras { scheduling: true, net_devices: true, memory_policy: true, rdt: false };
+        assert_eq!(of_features(new).unwrap().extras, all);
+        assert!(of_version("crun version 1.8.1").extras.none());
     }
 
     #[test]

@@ -118,6 +118,7 @@ fn facts_of(config: &HandlerConfig, runtime: RuntimeFacts) -> HandlerFacts {
         pod_annotations: config.pod_annotations.clone(),
         container_annotations: config.container_annotations.clone(),
         guest_network: runtime.guest_network,
+        extras: runtime.extras,
     }
 }
 

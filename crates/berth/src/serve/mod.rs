@@ -137,7 +137,9 @@ async fn serve(config: &Config, path: Option<&Path>, level: Level) -> anyhow::Re
         }
         (ended, network.quiet().await)
     };
-    match tokio::time::timeout(FAREWELL, end).await {
+    let ended = tokio::time::timeout(FAREWELL, end).await;
+    node.end_plugins().await;
+    match ended {
         Ok((Ok(ended), _)) => ended.context("the CRI server failed")?,
         Ok((Err(panic), _)) => return Err(panic).context("the CRI server failed"),
         Err(_) => tracing::info!("what is in progress is left to the next daemon"),

@@ -17,7 +17,7 @@ use berth_proto::node::v1::node_server::NodeServer;
 use super::conditions;
 use super::network_watch::NetworkWatch;
 use super::rest::Rest;
-use crate::config::{Config, Driver};
+use crate::config::{Config, Driver, NriConfig};
 use crate::facts;
 use crate::find;
 use crate::handlers;
@@ -69,6 +69,7 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
         images: images.clone(),
         network: Arc::clone(&network),
         cgroups: cgroups.clone(),
+        nri: config.nri.as_ref().map(nri),
     })
     .await
     .context("cannot take up the pods of this node")?;
@@ -200,6 +201,20 @@ fn settings(config: &Config, node: NodeFacts) -> anyhow::Result<Settings> {
         stat_deadline: config.deadlines.mount,
         helper_deadline: HELPER_DEADLINE,
     })
+}
+
+fn nri(config: &NriConfig) -> berth_lifecycle::NriSettings {
+    berth_lifecycle::NriSettings {
+        runtime: ("berth".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        socket: config.socket.clone(),
+        plugins: config.plugins_dir.clone(),
+        configs: config.config_dir.clone(),
+        cgroups: Vec::new(),
+        registration: config.registration_timeout,
+        request: config.request_timeout,
+        required: config.required.clone(),
+        tolerate: config.tolerate_missing_annotation.clone(),
+    }
 }
 
 /// What pods with a network of their own start with, as other runtimes have it.

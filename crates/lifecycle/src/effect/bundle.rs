@@ -11,16 +11,17 @@ use berth_oci::facts::{
     AppArmor, CheckedMount, ContainerInput, DeviceNode, PodFiles, PodInput, SourcePropagation,
 };
 use berth_oci::spec::{DeviceKind, Seccomp};
-use berth_oci::{container_spec, is_loaded, mount_label, parse_profile, to_json};
+use berth_oci::{Spec, container_spec, is_loaded, mount_label, parse_profile, to_json};
 use berth_pod::record::ContainerFact;
 use berth_pod::spec::{
-    ContainerSpec, Mount, MountSource, PidMode, Profile, Propagation, SandboxSpec,
+    ContainerSpec, Mount, MountSource, PidMode, Profile, Propagation, Resources, SandboxSpec,
 };
 use berth_pod::{ContainerId, Kind};
 use serde_json::{Value, json};
 
 use super::{Context, Result, Trouble, blocking, cdi, failed, files, helper, volumes};
 use crate::convert::Fail as _;
+use crate::nri;
 
 /// What the OCI runtime reads.
 pub(super) const CONFIG: &str = "config.json";
@@ -51,12 +52,17 @@ pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<Conta
     let seccomp = context.abortable(seccomp(context, spec)).await?;
     let cdi = context.abortable(cdi::find(context, &spec.cdi_devices)).await?;
     let looked_up = LookedUp { mounts: &mounts, devices: &devices, seccomp: seccomp.as_ref(), cdi };
-    let config = config(context, id, &looked_up)?;
+    let mut spec = spec_of(context, id, &looked_up)?;
+    let limits = context.abortable(adjust(context, id, &mut spec)).await?;
+    let config = match &context.handler()?.base_spec {
+        Some(base) => berth_oci::over_base(base, &spec)?,
+        None => to_json(&spec)?,
+    };
     let bundle = context.layout().bundle(id.as_str());
     let group = group(&context.record.spec.spec);
     blocking(move || write(&bundle, &config, group).and_then(|()| make_rootfs(&bundle))).await?;
     volumes::acquire(context, id, &mounts).await?;
-    Ok(ContainerFact::Bundle)
+    Ok(ContainerFact::Bundle(limits))
 }
 
 /// What was found out about what a container asks for.
@@ -67,7 +73,37 @@ struct LookedUp<'a> {
     cdi: Option<cdi::Found>,
 }
 
-fn config(context: &Context, id: &ContainerId, looked_up: &LookedUp<'_>) -> Result<Vec<u8>> {
+/// Has plugins adjust a container, and gives its limits if they have changed those.
+async fn adjust(
+    context: &Context,
+    id: &ContainerId,
+    spec: &mut Spec,
+) -> Result<Option<Box<Resources>>> {
+    let adjusted = nri::create_container(context, context.container(id)?, spec).await?;
+    if let Some(cdi) = cdi::find(context, &adjusted.cdi_devices()).await? {
+        cdi.edits.apply(spec, &cdi.nodes)?;
+    }
+    let binds: Vec<_> = adjusted.binds().collect();
+    let paths = binds.iter().map(|(path, ..)| json!({"path": path, "want": "any"}));
+    for ((path, shared, slave), found) in binds.iter().zip(ask(context, paths.collect()).await?) {
+        if found["exists"] != Value::Bool(true) {
+            let text = format!("mounts: an NRI plugin asks for {path}, which does not exist");
+            return failed(Kind::Invalid, text);
+        }
+        let on = found["propagation"].as_str().unwrap_or_default();
+        if *shared && on != "shared" || *slave && on != "shared" && on != "slave" {
+            let text = format!(
+                "mounts: an NRI plugin asks for {path}, which lies on a mount that passes nothing on"
+            );
+            return failed(Kind::Invalid, text);
+        }
+    }
+    let limits = adjusted.limits.clone();
+    adjusted.apply(context, spec)?;
+    Ok(limits)
+}
+
+fn spec_of(context: &Context, id: &ContainerId, looked_up: &LookedUp<'_>) -> Result<Spec> {
     let (record, layout) = (&context.record, context.layout());
     let c = context.container(id)?;
     let Some(image) = c.image.held() else { return failed(Kind::Broken, "the image is not held") };
@@ -113,10 +149,7 @@ fn config(context: &Context, id: &ContainerId, looked_up: &LookedUp<'_>) -> Resu
     if let Some(cdi) = &looked_up.cdi {
         cdi.edits.apply(&mut spec, &cdi.nodes)?;
     }
-    match &handler.base_spec {
-        Some(base) => Ok(berth_oci::over_base(base, &spec)?),
-        None => Ok(to_json(&spec)?),
-    }
+    Ok(spec)
 }
 
 /// The PID namespace of the container that this one is to look into.

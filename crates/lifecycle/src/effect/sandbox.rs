@@ -11,6 +11,7 @@ use berth_shim_client::{
 
 use super::{Context, Result, Trouble, blocking, cgroup, connection, exit, pause, shim, task};
 use crate::convert::Fail as _;
+use crate::nri;
 use crate::pod_task::Message;
 use crate::settings::SandboxMode;
 
@@ -27,10 +28,12 @@ pub(super) async fn acquire(context: &Context) -> Result<PodFact> {
         SandboxMode::Task => None,
         SandboxMode::Sandbox | SandboxMode::Auto => by_api(context, &shim, mode).await?,
     };
-    match fact {
-        Some(fact) => Ok(PodFact::Sandbox(fact)),
-        None => as_task(context, &shim).await.map(PodFact::Sandbox),
-    }
+    let fact = match fact {
+        Some(fact) => fact,
+        None => as_task(context, &shim).await?,
+    };
+    nri::run_sandbox(context, &fact).await?;
+    Ok(PodFact::Sandbox(fact))
 }
 
 /// By the Sandbox API; none: the shim does not have it, and may be given a task instead.
@@ -103,7 +106,7 @@ async fn as_task(context: &Context, shim: &Shim) -> Result<SandboxFact> {
         options: task::options(context, id.as_str())?,
         ..Create::default()
     };
-    let (pid, _) = task::bring_up(context, shim, create).await?;
+    let (pid, _) = task::bring_up(context, shim, create, None).await?;
     let shared_pid = context.record.spec.spec.namespaces.pid == PidMode::Pod;
     let pin = shared_pid.then(|| context.layout().pid_ns(id));
     if let Some(pin) = pin.clone() {
@@ -126,6 +129,7 @@ fn ways(context: &Context) -> (bool, bool) {
 }
 
 pub(super) async fn release(context: &Context) -> Result<()> {
+    nri::stop_sandbox(context).await;
     let (by_api, as_task) = ways(context);
     if by_api {
         match stop(context).await {

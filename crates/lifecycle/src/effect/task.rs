@@ -7,6 +7,7 @@ use berth_shim_client::{Any, Create, Kind as ShimKind, Mount, Options, Shim, Sta
 
 use super::{Context, Result, Trouble, cgroup, connection, exit, failed, shim, stdio};
 use crate::carry::Paths;
+use crate::nri;
 
 /// How long a killed task may take to be reported as ended.
 const END: std::time::Duration = std::time::Duration::from_secs(10);
@@ -14,7 +15,7 @@ const END: std::time::Duration = std::time::Duration::from_secs(10);
 pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<ContainerFact> {
     let shim = connection(context).await?;
     let create = create(context, id).await?;
-    let brought_up = bring_up(context, &shim, create).await;
+    let brought_up = bring_up(context, &shim, create, Some(id)).await;
     if brought_up.is_err() {
         stdio::end(context, id).await;
     }
@@ -23,14 +24,21 @@ pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<Conta
 }
 
 /// Creates and starts a task, or adopts what an earlier try has begun. Its pid, and when it was
-/// started, ns since the epoch.
-pub(super) async fn bring_up(context: &Context, shim: &Shim, create: Create) -> Result<(u32, i64)> {
+/// started, ns since the epoch. `container`: it is one's, of which plugins are asked.
+pub(super) async fn bring_up(
+    context: &Context,
+    shim: &Shim,
+    create: Create,
+    container: Option<&ContainerId>,
+) -> Result<(u32, i64)> {
     let name = create.id.clone();
-    if let Some(state) = made(context, shim, create).await?
-        && state.status != Status::Created
-    {
+    let (pid, status) = made(context, shim, create).await?;
+    if status != Status::Created {
         // An earlier try has started it.
-        return Ok((state.pid, context.shared.now()));
+        return Ok((pid, context.shared.now()));
+    }
+    if let Some(id) = container {
+        nri::start_container(context, id, pid).await?;
     }
     // The kubelet counts a container's starts by its log files: none before this.
     if let Ok(id) = ContainerId::parse(&name) {
@@ -52,14 +60,15 @@ pub(super) async fn bring_up(context: &Context, shim: &Shim, create: Create) -> 
     }
 }
 
-/// Creates a task; the state of the one that an earlier try has made, if one has.
-async fn made(context: &Context, shim: &Shim, create: Create) -> Result<Option<State>> {
+/// Creates a task, or finds the one that an earlier try has made.
+async fn made(context: &Context, shim: &Shim, create: Create) -> Result<(u32, Status)> {
+    let found = |state: State| (state.pid, state.status);
     let name = create.id.clone();
     // Some shims by others do not look whether they have it: they create it over the one that runs,
     // fail, and unmount its rootfs. This waits for a Create that is still under way, too.
     if shim::foreign(context) {
         match shim.state(&name, None).await {
-            Ok(state) => return Ok(Some(state)),
+            Ok(state) => return Ok(found(state)),
             Err(why) if unheard(why.kind()) => return Err(why.into()),
             // Not all of them say NotFound before they have a task.
             Err(_) => {}
@@ -68,8 +77,8 @@ async fn made(context: &Context, shim: &Shim, create: Create) -> Result<Option<S
         context.shared.images.let_mount_again(&name).await?;
     }
     match shim.create(create).await {
-        Ok(_) => Ok(None),
-        Err(why) if why.kind() == ShimKind::Exists => Ok(Some(shim.state(&name, None).await?)),
+        Ok(pid) => Ok((pid, Status::Created)),
+        Err(why) if why.kind() == ShimKind::Exists => Ok(found(shim.state(&name, None).await?)),
         Err(why) => Err(why.into()),
     }
 }

@@ -44,6 +44,7 @@ pub(crate) async fn bed(root: &Path) -> Arc<Shared> {
         network: Arc::new(Network::new(network)),
         cgroups: Cgroups::v2_at(root.join("cgroup")),
         records,
+        plugins: crate::nri::Plugins::new(None),
         boot_id: "boot".into(),
         jobs_enter: Vec::new(),
         holders_enter: Vec::new(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{ImageFacts, ResolvedUser};
+use crate::spec::{ImageFacts, ResolvedUser, Resources};
 
 /// The pod's cgroup.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,8 +146,8 @@ pub enum ContainerFact {
     Image(Arc<ImageHeld>),
     /// The snapshot.
     Rootfs(RootfsFact),
-    /// The bundle.
-    Bundle,
+    /// The bundle, and the limits that it was made with if they are not those that were asked for.
+    Bundle(Option<Box<Resources>>),
     /// The cgroup's path.
     Cgroup(String),
     /// The task.

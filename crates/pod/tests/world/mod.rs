@@ -164,7 +164,7 @@ fn container_fact(h: ContainerHolding) -> ContainerFact {
     match h {
         ContainerHolding::Image => ContainerFact::Image(ImageHeld::default().into()),
         ContainerHolding::Rootfs => ContainerFact::Rootfs(RootfsFact::default()),
-        ContainerHolding::Bundle => ContainerFact::Bundle,
+        ContainerHolding::Bundle => ContainerFact::Bundle(None),
         ContainerHolding::Cgroup => ContainerFact::Cgroup("c".into()),
         ContainerHolding::Task => ContainerFact::Task(TaskFact { pid: 1, started_at: 1 }),
     }

@@ -26,6 +26,7 @@ mod mounts;
 mod namespaces;
 mod network;
 mod node;
+mod nri;
 mod pods;
 mod resources;
 mod restart;

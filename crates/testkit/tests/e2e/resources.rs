@@ -55,7 +55,7 @@ async fn is(bed: &Bed, id: &str, place: &str, limit: Limit) -> Result<()> {
 }
 
 /// A file of the cgroup that a container's first process lives in.
-async fn cgroup(bed: &Bed, id: &str, controller: &str, file: &str) -> Result<String> {
+pub(crate) async fn cgroup(bed: &Bed, id: &str, controller: &str, file: &str) -> Result<String> {
     let pid = bed.pid(id).await?;
     let table = fs::read_to_string(bed.node.path(&format!("/proc/{pid}/cgroup")))?;
     let path = table.lines().find_map(|line| {
@@ -118,7 +118,7 @@ fn limits_reach_the_kernel_and_updates_too_before_and_after_the_start() -> Resul
     })
 }
 
-async fn update(
+pub(crate) async fn update(
     bed: &Bed,
     id: &str,
     change: impl FnOnce(&mut cri::LinuxContainerResources),

@@ -1,0 +1,309 @@
+use std::collections::BTreeMap;
+
+use prost::Message as _;
+use tokio::net::UnixStream;
+
+use super::*;
+use crate::api::{
+    ConfigureResponse, ContainerAdjustment, ContainerUpdate, CreateContainerRequest,
+    CreateContainerResponse, Empty, RegisterPluginRequest, StateChangeEvent, SynchronizeRequest,
+    ValidateContainerAdjustmentResponse,
+};
+use crate::frame::Conn;
+use crate::peer::{Answer, Handler, Peer, code};
+use crate::{Boxed, Failure, State};
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// What plugins were called, in order: who, and what.
+type Log = Arc<Mutex<Vec<String>>>;
+
+struct Node;
+
+impl Runtime for Node {
+    fn state(&self, begun: &HashSet<String>) -> State {
+        let mut ids: Vec<_> = begun.iter().cloned().collect();
+        ids.push("listed".to_owned());
+        ids.sort();
+        let container = |id| Container { id, ..Container::default() };
+        State { pods: Vec::new(), containers: ids.into_iter().map(container).collect() }
+    }
+
+    fn update(&self, updates: Vec<ContainerUpdate>) -> Boxed<'_, Vec<(ContainerUpdate, String)>> {
+        Box::pin(async move { updates.into_iter().map(|one| (one, "no".to_owned())).collect() })
+    }
+
+    fn evict(&self, _: crate::api::ContainerEviction) -> Boxed<'_, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+struct Bed {
+    nri: Nri,
+    dir: tempfile::TempDir,
+    log: Log,
+}
+
+async fn bed(change: impl FnOnce(&mut Settings)) -> Bed {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = Settings {
+        runtime: ("test".into(), "1".into()),
+        socket: Some(dir.path().join("nri.sock")),
+        plugins: dir.path().join("plugins"),
+        configs: dir.path().join("configs"),
+        cgroups: Vec::new(),
+        registration: LONG,
+        request: LONG,
+        required: Vec::new(),
+        tolerate: String::new(),
+    };
+    change(&mut settings);
+    let nri = Nri::new(settings);
+    nri.start(Arc::new(Node)).await.unwrap();
+    Bed { nri, dir, log: Log::default() }
+}
+
+type Does = Arc<dyn Fn(&str, Vec<u8>) -> Boxed<'static, Answer> + Send + Sync>;
+
+/// Does nothing when it is called.
+fn nothing() -> Does {
+    Arc::new(|_, _| Box::pin(async { Ok(Vec::new()) }))
+}
+
+impl Bed {
+    /// Connects a plugin with an index, and waits until it has joined. It notes what it is called.
+    async fn plugin(&self, index: &'static str, events: &[Event], does: Does) -> Peer {
+        let mask = events.iter().map(|event| 1 << (*event as i32 - 1)).sum();
+        let log = Arc::clone(&self.log);
+        let handler: Handler = Arc::new(move |method, request| {
+            let does = Arc::clone(&does);
+            let said = match method.as_str() {
+                "Synchronize" => {
+                    let state = SynchronizeRequest::decode(&request[..]).unwrap();
+                    let ids: Vec<_> = state.containers.into_iter().map(|c| c.id).collect();
+                    format!("{method} {}", ids.join(","))
+                }
+                "StateChange" => {
+                    let event = StateChangeEvent::decode(&request[..]).unwrap();
+                    format!("{method} {}", event.event().as_str_name())
+                }
+                _ => method.clone(),
+            };
+            log.lock().unwrap().push(format!("{index} {said}"));
+            match method.as_str() {
+                "Configure" => {
+                    let answer = ConfigureResponse { events: mask }.encode_to_vec();
+                    Box::pin(async { Ok(answer) })
+                }
+                "Synchronize" => Box::pin(async { Ok(Vec::new()) }),
+                _ => does(&method, request),
+            }
+        });
+        let socket = UnixStream::connect(self.dir.path().join("nri.sock")).await.unwrap();
+        let peer = Peer::new(socket, Conn::Runtime, handler);
+        let request = RegisterPluginRequest {
+            plugin_name: "p".into(),
+            plugin_idx: index.into(),
+            nri_version: String::new(),
+        };
+        peer.call::<Empty>("RegisterPlugin", &request, LONG).await.unwrap();
+        self.until(|report| report.iter().any(|one| one.name == format!("{index}-p"))).await;
+        peer
+    }
+
+    async fn until(&self, is: impl Fn(&[PluginReport]) -> bool) {
+        let waited = async {
+            while !is(&self.nri.report()) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LONG, waited).await.expect("it never comes to that");
+    }
+
+    fn said(&self) -> Vec<String> {
+        let all = std::mem::take(&mut *self.log.lock().unwrap());
+        all.into_iter().filter(|one| !one.ends_with("Configure")).collect()
+    }
+}
+
+fn pod() -> PodSandbox {
+    PodSandbox { id: "pod".into(), ..PodSandbox::default() }
+}
+
+fn container(id: &str) -> Container {
+    Container { id: id.into(), name: "web".into(), ..Container::default() }
+}
+
+/// Answers a creation with an annotation.
+fn annotates(key: &'static str) -> Does {
+    Arc::new(move |method, request| {
+        let method = method.to_owned();
+        Box::pin(async move {
+            if method != "CreateContainer" {
+                return Ok(Vec::new());
+            }
+            let seen = CreateContainerRequest::decode(&request[..]).unwrap();
+            let seen = seen.container.unwrap().annotations.len().to_string();
+            let annotations = BTreeMap::from([(key.to_owned(), seen)]);
+            let adjust = Some(ContainerAdjustment { annotations, ..Default::default() });
+            Ok(CreateContainerResponse { adjust, ..Default::default() }.encode_to_vec())
+        })
+    })
+}
+
+#[tokio::test]
+async fn plugins_are_called_in_the_order_of_their_indices() {
+    let bed = bed(|_| {}).await;
+    assert!(!bed.nri.active());
+    let events = [Event::CreateContainer];
+    let _late = bed.plugin("20", &events, annotates("late")).await;
+    let _early = bed.plugin("10", &events, annotates("early")).await;
+    bed.said();
+    let created = bed.nri.create_container(pod(), container("c")).await.unwrap();
+    assert_eq!(bed.said(), ["10 CreateContainer", "20 CreateContainer"]);
+    // The later one has seen what the earlier one did.
+    let set = created.adjust.annotations;
+    assert_eq!((set["early"].as_str(), set["late"].as_str()), ("0", "1"));
+}
+
+#[tokio::test]
+async fn a_plugin_hears_only_of_what_it_asks_for() {
+    let bed = bed(|_| {}).await;
+    let _one = bed.plugin("10", &[Event::RemoveContainer], nothing()).await;
+    let _two = bed.plugin("20", &[Event::RunPodSandbox], nothing()).await;
+    bed.said();
+    bed.nri.run_pod_sandbox(pod()).await.unwrap();
+    bed.nri.tell(|| Telling::Container(Event::RemoveContainer, Box::new((pod(), container("c")))));
+    bed.nri.stop_pod_sandbox(pod()).await;
+    assert_eq!(bed.said(), ["20 RunPodSandbox", "10 RemoveContainer"]);
+}
+
+#[tokio::test]
+async fn one_that_hangs_is_let_go_and_the_others_go_on() {
+    let bed = bed(|settings| settings.request = Duration::from_millis(300)).await;
+    let hangs: Does = Arc::new(|_, _| Box::pin(std::future::pending()));
+    let events = [Event::CreateContainer];
+    let hanging = bed.plugin("10", &events, hangs).await;
+    let _good = bed.plugin("20", &events, annotates("good")).await;
+    let created = bed.nri.create_container(pod(), container("c")).await.unwrap();
+    assert!(created.adjust.annotations.contains_key("good"));
+    hanging.closed().await;
+    bed.until(|report| {
+        report.iter().any(|one| {
+            one.name == "10-p"
+                && one.gone.as_ref().is_some_and(|why| why.contains("CreateContainer"))
+        })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_plugin_and_lets_it_live() {
+    let bed = bed(|_| {}).await;
+    let refuses: Does =
+        Arc::new(|_, _| Box::pin(async { Err((code::UNKNOWN, "not today".to_owned())) }));
+    let _peer = bed.plugin("10", &[Event::RunPodSandbox], refuses).await;
+    let why = bed.nri.run_pod_sandbox(pod()).await.unwrap_err().to_string();
+    assert_eq!(why, "NRI plugin 10-p refuses RunPodSandbox: not today");
+    assert!(bed.nri.active());
+}
+
+#[tokio::test]
+async fn what_passed_before_a_plugin_came_is_in_its_state_and_what_comes_after_is_asked() {
+    let bed = bed(|_| {}).await;
+    assert!(!bed.nri.pass("before"));
+    let _peer = bed.plugin("10", &[Event::CreateContainer], nothing()).await;
+    assert_eq!(bed.said(), ["10 Synchronize before,listed"]);
+    assert!(bed.nri.pass("after"));
+    bed.nri.create_container(pod(), container("after")).await.unwrap();
+    assert_eq!(bed.said(), ["10 CreateContainer"]);
+    // Asked, and not listed yet: another one is told of it.
+    let _other = bed.plugin("20", &[Event::CreateContainer], nothing()).await;
+    assert_eq!(bed.said(), ["20 Synchronize after,before,listed"]);
+    assert!(bed.nri.settle("after") && bed.nri.settle("before"));
+    assert!(!bed.nri.settle("after"));
+}
+
+#[tokio::test]
+async fn an_old_plugin_hears_by_state_change() {
+    let bed = bed(|_| {}).await;
+    let old: Does = Arc::new(|method, _| {
+        let known = method == "StateChange";
+        Box::pin(async move {
+            if known { Ok(Vec::new()) } else { Err((code::UNIMPLEMENTED, "no".to_owned())) }
+        })
+    });
+    let _peer = bed.plugin("10", &[Event::RunPodSandbox, Event::CreateContainer], old).await;
+    bed.said();
+    bed.nri.run_pod_sandbox(pod()).await.unwrap();
+    bed.nri.run_pod_sandbox(pod()).await.unwrap();
+    bed.nri.create_container(pod(), container("c")).await.unwrap();
+    let by_state = "10 StateChange RUN_POD_SANDBOX";
+    assert_eq!(bed.said(), ["10 RunPodSandbox", by_state, by_state, "10 CreateContainer"]);
+}
+
+#[tokio::test]
+async fn a_required_plugin_that_is_lost_over_its_answer_fails_the_creation() {
+    let bed = bed(|settings| {
+        settings.required = vec!["p".to_owned()];
+        settings.request = Duration::from_millis(300);
+    })
+    .await;
+    let hangs: Does = Arc::new(|_, _| Box::pin(std::future::pending()));
+    let _peer = bed.plugin("10", &[Event::CreateContainer], hangs).await;
+    let why = bed.nri.create_container(pod(), container("c")).await.unwrap_err();
+    assert!(matches!(why, Error::Missing { .. }), "{why}");
+}
+
+#[tokio::test]
+async fn a_validator_is_asked_last_and_may_refuse() {
+    let bed = bed(|_| {}).await;
+    let rejects: Does = Arc::new(|_, _| {
+        let answer = ValidateContainerAdjustmentResponse { reject: true, reason: "no".into() };
+        Box::pin(async move { Ok(answer.encode_to_vec()) })
+    });
+    let _one = bed.plugin("10", &[Event::ValidateContainerAdjustment], rejects).await;
+    let _two = bed.plugin("20", &[Event::CreateContainer], annotates("a")).await;
+    bed.said();
+    let why = bed.nri.create_container(pod(), container("c")).await.unwrap_err().to_string();
+    assert!(why.contains("10-p refuses ValidateContainerAdjustment: no"), "{why}");
+    assert_eq!(bed.said(), ["20 CreateContainer", "10 ValidateContainerAdjustment"]);
+}
+
+#[tokio::test]
+async fn a_plugin_updates_unasked_and_is_told_what_failed() {
+    let bed = bed(|_| {}).await;
+    let peer = bed.plugin("10", &[Event::RunPodSandbox], nothing()).await;
+    let one = ContainerUpdate { container_id: "c".into(), ..Default::default() };
+    let request = crate::api::UpdateContainersRequest { update: vec![one.clone()], evict: vec![] };
+    let answer: crate::api::UpdateContainersResponse =
+        peer.call("UpdateContainers", &request, LONG).await.unwrap();
+    assert_eq!(answer.failed, [one]);
+}
+
+#[tokio::test]
+async fn who_does_not_register_is_let_go() {
+    let bed = bed(|settings| settings.registration = Duration::from_millis(50)).await;
+    let silent = UnixStream::connect(bed.dir.path().join("nri.sock")).await.unwrap();
+    bed.until(|report| {
+        report.iter().any(|one| one.gone.as_ref().is_some_and(|why| why.contains("not registered")))
+    })
+    .await;
+    drop(silent);
+    let handler: Handler = Arc::new(|_, _| Box::pin(async { Ok(Vec::new()) }));
+    let socket = UnixStream::connect(bed.dir.path().join("nri.sock")).await.unwrap();
+    let peer = Peer::new(socket, Conn::Runtime, handler);
+    let request = RegisterPluginRequest { plugin_idx: "x".into(), ..Default::default() };
+    let refused = peer.call::<Empty>("RegisterPlugin", &request, LONG).await.unwrap_err();
+    assert!(matches!(refused, Failure::Refused { code: code::INVALID_ARGUMENT, .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn the_end_is_told() {
+    let bed = bed(|_| {}).await;
+    let _peer = bed.plugin("10", &[Event::RunPodSandbox], nothing()).await;
+    bed.said();
+    bed.nri.shut_down().await;
+    assert_eq!(bed.said(), ["10 Shutdown"]);
+    assert!(!bed.nri.active());
+}
