@@ -37,6 +37,14 @@ pub enum Error {
         /// What it said.
         value: i64,
     },
+    /// A path that does not begin at the root.
+    #[error("{field} is {path:?}: give an absolute path")]
+    Relative {
+        /// The field.
+        field: &'static str,
+        /// What it said.
+        path: String,
+    },
     /// What a client is to find cannot be offered.
     #[error(transparent)]
     Streaming(#[from] berth_streaming::Error),
@@ -69,6 +77,7 @@ impl Error {
             Self::Refused(_)
             | Self::NoId(_)
             | Self::Negative { .. }
+            | Self::Relative { .. }
             | Self::Port(_)
             | Self::PodCidr { .. } => Kind::Invalid,
             Self::Lifecycle(error) => error.kind(),

@@ -276,8 +276,7 @@ impl RuntimeService for Cri {
     ) -> Reply<cri::CheckpointContainerResponse> {
         let request = request.into_inner();
         let call = Call::change("CheckpointContainer").container(&request.container_id);
-        self.call(call, async { rpc::checkpoint_container::checkpoint_container(self, &request) })
-            .await
+        self.call(call, rpc::checkpoint_container::checkpoint_container(self, request)).await
     }
 
     async fn get_container_events(

@@ -7,11 +7,13 @@
 //!
 //! The program is one static file of one thread: forking is safe in it.
 
+mod changes;
 mod error;
 mod hold;
 mod idmap;
 mod mounts;
 mod namespaces;
+mod pack;
 mod pause;
 mod read;
 mod relabel;
@@ -42,6 +44,8 @@ fn main() -> ExitCode {
         "mount" => answer(mounts::mount),
         "read" => answer(read::read),
         "relabel" => answer(relabel::relabel),
+        "changes" => answer(changes::changes),
+        "pack" => answer(pack::pack),
         "hold" => answer(hold::hold),
         "pause" => return pause::pause(),
         _ => Err(Error::Verb { verb }),

@@ -6,6 +6,7 @@
 mod bundle;
 mod cdi;
 mod cgroup;
+pub(crate) mod checkpoint;
 mod exit;
 mod files;
 mod helper;

@@ -29,6 +29,16 @@ impl Layout<'_> {
         self.0.root_dir.join("files")
     }
 
+    /// Where checkpoints are gathered: on the disk, for they have whole memories.
+    pub(crate) fn checkpoints(&self) -> PathBuf {
+        self.0.root_dir.join("checkpoints")
+    }
+
+    /// Where that of a container is.
+    pub(crate) fn checkpoint(&self, id: &str) -> PathBuf {
+        self.checkpoints().join(id)
+    }
+
     /// Its resolv.conf, hostname and hosts. On the disk, whose cache the kernel takes back when it needs
     /// memory: below /run they would take three pages of it as long as the pod lives.
     pub(crate) fn sandbox_files(&self, id: &SandboxId) -> PathBuf {

@@ -10,7 +10,7 @@ use berth_pod::{ContainerId, Kind, SandboxId};
 use tokio::sync::mpsc;
 
 use crate::command::not_running;
-use crate::effect::{Context, Trouble, cancel, connection, limit};
+use crate::effect::{Context, Trouble, cancel, checkpoint, connection, limit};
 use crate::events::Listening;
 use crate::exec;
 use crate::figures::Step;
@@ -344,6 +344,28 @@ impl Node {
         }
         let (context, id) = self.running(id)?;
         exec::run(&context, &id, &command, timeout).await
+    }
+
+    /// Writes a checkpoint of a running container to an absolute path where nothing is yet. The
+    /// container goes on. None: two minutes.
+    ///
+    /// # Errors
+    /// NotFound, WrongState, Exists; Unimplemented when its handler cannot; what CRIU says.
+    pub async fn checkpoint(
+        &self,
+        id: &str,
+        location: std::path::PathBuf,
+        timeout: Option<Duration>,
+    ) -> Result<(), Error> {
+        let (context, id) = self.running(id)?;
+        // A caller that leaves must not leave the container frozen, or half of an archive.
+        let work = async move { checkpoint::write(&context, &id, &location, timeout).await };
+        match tokio::spawn(work).await {
+            Ok(done) => done.map_err(Error::from),
+            Err(why) => {
+                Err(Error::new(Kind::Broken, format!("a bug: the checkpoint panicked: {why}")))
+            }
+        }
     }
 
     /// Whether any pod may run on a kernel of its own.

@@ -15,6 +15,7 @@ use berth_records::Records;
 use berth_shim_client::{Event, Events, Form, Shim};
 
 use crate::carry::Carriers;
+use crate::effect::checkpoint::UnderWay;
 use crate::events::Feed;
 use crate::figures::Figures;
 use crate::handlers::Handlers;
@@ -55,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) carriers: Carriers,
     /// What they say themselves.
     pub(crate) shim_logs: ShimLogs,
+    /// Checkpoints under way.
+    pub(crate) checkpoints: UnderWay,
     /// The built-in pause has been made.
     pub(crate) pause: tokio::sync::OnceCell<()>,
     /// Containers that shims by others have told to lack memory, until their ends are known.
@@ -125,6 +128,7 @@ impl Shared {
             resizing: Turns::default(),
             carriers: Carriers::default(),
             shim_logs: ShimLogs::default(),
+            checkpoints: UnderWay::default(),
             pause: tokio::sync::OnceCell::new(),
             ooms: Mutex::default(),
             ear: std::sync::OnceLock::new(),

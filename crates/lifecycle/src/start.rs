@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::convert::Fail as _;
 use crate::effect::cancel;
-use crate::effect::{Context, SHIMS, connection, drop_files};
+use crate::effect::{Context, SHIMS, checkpoint, connection, drop_files};
 use crate::handlers::{Handlers, Offered};
 use crate::layout::{Layout, below, files_name};
 use crate::nri::Plugins;
@@ -93,6 +93,8 @@ pub(crate) async fn start(parts: Parts) -> Result<Arc<Shared>, Error> {
     if all_read {
         tokio::spawn(sweep(Arc::clone(&shared), known, stray));
     }
+    let interrupted = checkpoint::interrupted(&shared);
+    tokio::spawn(thaw(Arc::clone(&shared), live.clone(), interrupted));
     tokio::spawn(end_orphans(Arc::clone(&shared), live.clone()));
     first_contact(&shared, live).await;
     shared.plugins.start(&shared).await;
@@ -124,6 +126,7 @@ fn furnish(settings: &Settings, cgroups: &Cgroups) -> Result<(), Error> {
         (state, "s"), // the sockets of our shims
         (root, "cni"),
         (root, "files"),
+        (root, "checkpoints"),
     ];
     for directory in shared.map(|(above, name)| above.join(name)) {
         // Their names are ids, which nobody else needs.
@@ -264,6 +267,20 @@ async fn end_orphans(shared: Arc<Shared>, live: Vec<Arc<PodRecord>>) {
         });
     }
     while pods.join_next().await.is_some() {}
+}
+
+/// Has the containers go on that a dead daemon has frozen for their checkpoints.
+async fn thaw(shared: Arc<Shared>, live: Vec<Arc<PodRecord>>, interrupted: Vec<(String, PathBuf)>) {
+    for (id, work) in interrupted {
+        let runs = |record: &&Arc<PodRecord>| {
+            record.containers.values().any(|c| c.id.as_str() == id && c.running())
+        };
+        let (queue, _) = mpsc::unbounded_channel();
+        let (_cancel, canceled) = cancel();
+        let of = live.iter().find(runs);
+        let context = of.map(|record| Context::new(&shared, record, queue, canceled));
+        checkpoint::undo(context.as_ref(), &shared, &id, work).await;
+    }
 }
 
 /// Asks a shim for its tasks; one that has ended is waited for until the pod's task knows.

@@ -11,6 +11,7 @@ use berth_pod::spec::{ContainerSpec, SandboxSpec};
 use berth_pod::{ContainerId, SandboxId};
 use serde::Serialize;
 
+use crate::effect::checkpoint::criu;
 use crate::settings::{Handler, ShimKind};
 
 /// A pod as it stands: its record, which pictures, jobs and the loop share, and what it does not say.
@@ -134,6 +135,8 @@ pub struct HandlerReport {
     pub user_namespaces: bool,
     /// It runs privileged pods.
     pub privileged: bool,
+    /// Checkpoints are written of its containers: its runtime says that it can, and CRIU is there.
+    pub checkpoints: bool,
     /// Whose network stack its pods use, if they run on kernels of their own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest_network: Option<GuestNetwork>,
@@ -152,6 +155,7 @@ impl HandlerReport {
             recursive_read_only_mounts: handler.facts.recursive_read_only,
             user_namespaces: own || handler.facts.id_mapped_mounts,
             privileged: handler.privileged,
+            checkpoints: handler.facts.checkpoint && criu(),
             guest_network: handler.facts.guest_network,
         }
     }

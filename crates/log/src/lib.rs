@@ -13,6 +13,7 @@ pub use error::Error;
 pub use file::LogFile;
 pub use follow::Followers;
 pub use frame::{Framer, LINE, Stream};
+pub use stamp::stamp;
 
 /// What this crate's functions return.
 pub type Result<T> = std::result::Result<T, Error>;

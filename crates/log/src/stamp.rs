@@ -5,6 +5,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Length of what [`append`] writes.
 const LENGTH: usize = "2006-01-02T15:04:05.000000000Z".len();
 
+/// `time` as `2006-01-02T15:04:05.000000000Z`.
+#[must_use]
+pub fn stamp(time: SystemTime) -> String {
+    let mut text = Vec::with_capacity(LENGTH);
+    append(time, &mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
 /// Appends `time` as `2006-01-02T15:04:05.000000000Z`.
 pub(crate) fn append(time: SystemTime, out: &mut Vec<u8>) {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);

@@ -132,6 +132,9 @@ pub struct HandlerFacts {
     pub pod_annotations: Vec<String>,
     /// Container annotations that are passed on, likewise.
     pub container_annotations: Vec<String>,
+    /// Its runtime says that it writes checkpoints and restores them.
+    #[serde(default)]
+    pub checkpoint: bool,
     /// Its pods run on kernels of their own, with this network; none: on the node's kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_network: Option<GuestNetwork>,

@@ -11,7 +11,7 @@ use berth_sys::Signal;
 use crate::bundle::Config;
 use crate::console::Console;
 use crate::container::{Container, ContainerRequest, Shared, socket};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::guest::Guest;
 use crate::joined::{Joined, KILLED, Late};
 use crate::place::{Figures, Place};
@@ -34,6 +34,8 @@ pub(crate) struct Native {
     /// What init executes until the container's program takes its place.
     program: Option<Program>,
     place: Option<Place>,
+    /// It was made of a checkpoint, and runs since then.
+    restored: bool,
 }
 
 #[derive(Debug)]
@@ -68,6 +70,10 @@ impl Body {
             false => None,
         };
         let guests = shared.runtime.flavour().has_guests();
+        if guests && request.checkpoint.is_some() {
+            let message = "a container in a gVisor sandbox is not made of a checkpoint";
+            return Err(Error::Unimplemented(message.to_owned()));
+        }
         let guest = || Guest::new(&shared.runtime, &request.id, &request.bundle);
         if guests && config.joins_a_sandbox() {
             let late = Late { streams, console };
@@ -75,7 +81,11 @@ impl Body {
             return Ok((Self::Joined(joined), stdio));
         }
         let path = console.as_ref().map(Console::path);
-        let init = shared.runtime.create(&request.id, &request.bundle, path, streams).await?;
+        let (id, bundle) = (request.id.as_str(), request.bundle.as_path());
+        let init = match &request.checkpoint {
+            None => shared.runtime.create(id, bundle, path, streams).await?,
+            Some(images) => shared.runtime.restore((id, bundle), images, path, streams).await?,
+        };
         if let Some(console) = console {
             stdio.connect(console.terminal()?, &request.ends, Owner::Container).await?;
         }
@@ -83,8 +93,9 @@ impl Body {
         let body = match guests {
             true => Self::Sandbox(Sandbox { process: init, guest: guest(), place }),
             false => {
-                let program = Program::of(init.pid());
-                Self::Native(Native { init, program, place })
+                let restored = request.checkpoint.is_some();
+                let program = Program::of(init.pid()).filter(|_| !restored);
+                Self::Native(Native { init, program, place, restored })
             }
         };
         Ok((body, stdio))
@@ -135,6 +146,7 @@ impl Body {
         lock(&container.life().stdio).begin(container.buffers())?;
         let (id, bundle) = (container.id(), container.bundle());
         match self {
+            Self::Native(native) if native.restored => Ok(()),
             Self::Native(native) => {
                 container.runtime().start(id, bundle).await?;
                 if let Some(program) = native.program {

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::body::{Body, Kill};
 use crate::bundle::{Config, Traces};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::exec::{Exec, ExecRequest};
 use crate::guest::Guest;
@@ -48,7 +49,8 @@ pub struct ContainerRequest {
     pub ends: Ends,
     /// What to mount as its root file system; empty: it is there.
     pub rootfs: Vec<MountRequest>,
-    /// Directory of a checkpoint to restore; not supported yet.
+    /// Directory of the images of a checkpoint: the container is made of them, and its processes
+    /// run from then on.
     pub checkpoint: Option<PathBuf>,
 }
 
@@ -92,10 +94,6 @@ impl Container {
         shared: Shared,
         killed: &Notify,
     ) -> Result<Arc<Self>> {
-        if request.checkpoint.is_some() {
-            let message = "restoring a container from a checkpoint is not implemented";
-            return Err(Error::Unimplemented(message.to_owned()));
-        }
         let config = Config::read(&request.bundle)?;
         let root = config.rootfs(&request.bundle);
         let (options, flavour) = (shared.runtime.options().clone(), shared.runtime.flavour());
@@ -404,15 +402,10 @@ impl Container {
         place.apply(rest)
     }
 
-    /// Writes the container's state to a directory; it ends unless `leave_running`.
-    pub(crate) async fn checkpoint(&self, path: &Path, leave_running: bool) -> Result<()> {
+    /// Writes the container's state to a directory.
+    pub(crate) async fn checkpoint(&self, wanted: &Checkpoint) -> Result<()> {
         self.must_run("checkpoint")?;
-        let mut args: Vec<PathBuf> = vec!["--image-path".into(), path.to_owned()];
-        if leave_running {
-            args.push("--leave-running".into());
-        }
-        args.push(self.id().into());
-        self.shared.runtime.checkpoint(self.id(), self.bundle(), args).await
+        self.shared.runtime.checkpoint(self.id(), self.bundle(), wanted).await
     }
 
     fn must_run(&self, attempted: &'static str) -> Result<()> {

@@ -17,6 +17,7 @@
 mod attach;
 mod body;
 mod bundle;
+mod checkpoint;
 mod command;
 mod console;
 mod container;
@@ -45,6 +46,7 @@ pub use attach::Attachment;
 pub use berth_cgroup::{Cgroups, DeviceIo, Pressure, Pressures, Stall, Version};
 pub use berth_sys as sys;
 pub use bundle::{Config, Linux, NamespaceEntry, Root, Traces};
+pub use checkpoint::{Checkpoint, LONGEST as LONGEST_CHECKPOINT};
 pub use container::ContainerRequest;
 pub use error::{Error, Kind, Result};
 pub use exec::ExecRequest;

@@ -29,8 +29,6 @@ const ROOM: u64 = 16 * 1024;
 const FILES: u64 = 4;
 /// More of a runtime's log than this is of no interest.
 const LOG: u64 = 64 * 1024;
-/// A checkpoint writes the container's whole memory.
-const CHECKPOINT: Duration = Duration::from_secs(300);
 
 /// Which runtime to drive and how. Saved in the bundle for `delete` after the shim's death.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,17 +174,28 @@ impl Runtime {
         streams: Streams,
     ) -> Result<Watched> {
         let call = Call { verb: "create", id, bundle, limit: CREATE };
-        let pid_file = bundle.join("init.pid");
+        self.make(&call, Vec::new(), console, streams).await
+    }
+
+    /// A call that makes a container: its init.
+    pub(crate) async fn make(
+        &self,
+        call: &Call<'_>,
+        mut args: Vec<PathBuf>,
+        console: Option<&Path>,
+        streams: Streams,
+    ) -> Result<Watched> {
+        let pid_file = call.bundle.join("init.pid");
         let _ = std::fs::remove_file(&pid_file);
-        let mut args =
-            vec!["--bundle".into(), bundle.into(), "--pid-file".into(), pid_file.clone()];
+        args.extend(["--bundle".into(), call.bundle.into()]);
+        args.extend(["--pid-file".into(), pid_file.clone()]);
         if let Some(console) = console {
             args.extend(["--console-socket".into(), console.to_owned()]);
         }
-        args.push(id.into());
+        args.push(call.id.into());
         let handover = self.reaper.handover();
-        self.call(&call, args, Io::Process(streams)).await?;
-        let init = self.adopt(&call, &pid_file);
+        self.call(call, args, Io::Process(streams)).await?;
+        let init = self.adopt(call, &pid_file);
         drop(handover);
         init
     }
@@ -318,17 +327,7 @@ impl Runtime {
         self.call(&call, args, Io::Own(Some(memory_holding(resources)?))).await
     }
 
-    pub(crate) async fn checkpoint(
-        &self,
-        id: &str,
-        bundle: &Path,
-        args: Vec<PathBuf>,
-    ) -> Result<()> {
-        let call = Call { verb: "checkpoint", id, bundle, limit: CHECKPOINT };
-        self.call(&call, args, Io::Own(None)).await
-    }
-
-    async fn call(&self, call: &Call<'_>, args: Vec<PathBuf>, io: Io) -> Result<()> {
+    pub(crate) async fn call(&self, call: &Call<'_>, args: Vec<PathBuf>, io: Io) -> Result<()> {
         let serial = self.calls.fetch_add(1, Ordering::Relaxed);
         let log = call.bundle.join(format!("runtime-{serial}.json"));
         let program = self.program(call, &log).args(args);
@@ -394,7 +393,7 @@ impl Runtime {
 }
 
 /// Whose standard streams a command gets.
-enum Io {
+pub(crate) enum Io {
     /// Those of the process that it starts: not ours to read.
     Process(Streams),
     /// Its own: some input, and what it says is kept.

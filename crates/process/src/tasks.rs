@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use crate::attach::Attachment;
 use crate::bundle::{Config, Traces};
+use crate::checkpoint::Checkpoint;
 use crate::container::{Container, ContainerRequest, Shared};
 use crate::error::{Error, Result};
 use crate::exec::{Exec, ExecRequest};
@@ -356,13 +357,8 @@ impl Tasks {
     }
 
     /// Writes a container's state to a directory.
-    pub async fn checkpoint(
-        &self,
-        container: &str,
-        path: &Path,
-        leave_running: bool,
-    ) -> Result<()> {
-        self.container(container)?.checkpoint(path, leave_running).await
+    pub async fn checkpoint(&self, container: &str, wanted: &Checkpoint) -> Result<()> {
+        self.container(container)?.checkpoint(wanted).await
     }
 
     /// The processes of a container, as the kernel that they run in knows them.

@@ -282,7 +282,7 @@ impl Runtime for Namespaces {
     }
 
     async fn checkpoint(&self, container: &str, checkpoint: Checkpoint) -> Result<()> {
-        self.tasks.checkpoint(container, &checkpoint.path, checkpoint.leave_running).await
+        self.tasks.checkpoint(container, &checkpoint).await
     }
 
     async fn resize(&self, target: &Target, columns: u32, rows: u32) -> Result<()> {

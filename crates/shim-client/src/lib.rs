@@ -46,7 +46,7 @@ pub use own::{Attachment, ExitFacts, Options};
 pub use process::ShimProcess;
 pub use sandbox::{CreateSandbox, SandboxStarted, SandboxStatus};
 pub use shim::{Deadlines, Shim};
-pub use task::{Create, Exec, State};
+pub use task::{Checkpoint, Create, Exec, State};
 pub use types::{Any, Exited, Mount, Status};
 
 /// What this crate's functions return.

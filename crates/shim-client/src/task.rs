@@ -1,14 +1,15 @@
 //! The Task service, both generations: the messages are the same, so those of v3 serve for both.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use berth_proto::task_v3 as wire;
+use berth_proto::{runc_options, task_v3 as wire};
 use protobuf::Message;
 use protobuf::well_known_types::empty::Empty;
 
 use crate::shim::{Method, lost_is_done};
 use crate::types::time;
-use crate::{Any, Exited, Generation, Mount, Result, Shim, Status};
+use crate::{Any, Error, Exited, Generation, Mount, Result, Shim, Status};
 
 /// A task to create.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +32,17 @@ pub struct Create {
     pub options: Option<Any>,
     /// A checkpoint to restore from.
     pub checkpoint: Option<PathBuf>,
+}
+
+/// How a checkpoint is to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The directory that CRIU's images go to; it may be made.
+    pub images: PathBuf,
+    /// Where CRIU leaves its log and figures; it is there.
+    pub work: PathBuf,
+    /// How long it may take.
+    pub limit: Duration,
 }
 
 /// A further process of a task.
@@ -249,19 +261,30 @@ impl Shim {
         self.task_call("Resume", id, &request).await.map(|_: Empty| ())
     }
 
-    /// Checkpoint into a directory.
+    /// Checkpoint; the task goes on. The shim is told the limit.
     ///
     /// # Errors
     /// As each call.
-    pub async fn checkpoint(&self, id: &str, path: PathBuf, options: Option<Any>) -> Result<()> {
-        let request = wire::CheckpointTaskRequest {
-            id: id.into(),
-            path: text(path),
-            options: options.map(Any::into_wire).into(),
+    pub async fn checkpoint(&self, id: &str, wanted: Checkpoint) -> Result<()> {
+        let options = runc_options::CheckpointOptions {
+            file_locks: true,
+            work_path: text(wanted.work),
             ..Default::default()
         };
-        let (method, limit) = (self.task("Checkpoint"), Some(self.deadlines().create));
-        self.call(method, id, limit, &request).await.map(|_: Empty| ())
+        let value = options.write_to_bytes().map_err(|e| Error::Request {
+            call: "Checkpoint",
+            id: id.to_owned(),
+            why: format!("its options: {e}"),
+        })?;
+        let options = Any { type_url: "containerd.runc.v1.CheckpointOptions".into(), value };
+        let request = wire::CheckpointTaskRequest {
+            id: id.into(),
+            path: text(wanted.images),
+            options: Some(options.into_wire()).into(),
+            ..Default::default()
+        };
+        let method = self.task("Checkpoint");
+        self.call(method, id, Some(wanted.limit), &request).await.map(|_: Empty| ())
     }
 
     /// Stats: metrics of cgroup v1 or v2, as the type URL says.

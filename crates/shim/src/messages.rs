@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use berth_process::{ContainerRequest, Ends, ExecRequest, MountRequest, Status, Target};
+use berth_process::{
+    Checkpoint, ContainerRequest, Ends, ExecRequest, LONGEST_CHECKPOINT, MountRequest, Status,
+    Target,
+};
 use berth_proto::{
     berth_shim, bootstrap, pod_config, runc_options, runtime_options, task_types, task_v3, types,
 };
@@ -49,6 +52,34 @@ pub(crate) fn container(request: &task_v3::CreateTaskRequest) -> Parsed<Containe
         ends,
         rootfs: request.rootfs.iter().map(mount).collect(),
         checkpoint: Some(&request.checkpoint).filter(|p| !p.is_empty()).map(PathBuf::from),
+    })
+}
+
+/// `path` is where the images go; options that name another place win, as with runc's shim.
+pub(crate) fn checkpoint(
+    path: &str,
+    options: runc_options::CheckpointOptions,
+    limit: Duration,
+) -> Parsed<Checkpoint> {
+    let absolute = |what: &str, path: &str| match path.starts_with('/') {
+        true => Ok(PathBuf::from(path)),
+        false => Err(invalid(format!("{what} {path:?} of a checkpoint is not an absolute path"))),
+    };
+    if !options.parent_path.is_empty() {
+        return Err(invalid("a checkpoint on top of another (parent_path) is not written"));
+    }
+    let images = if options.image_path.is_empty() { path } else { &options.image_path };
+    let work = Some(&options.work_path).filter(|path| !path.is_empty());
+    Ok(Checkpoint {
+        path: absolute("the path", images)?,
+        work: work.map(|path| absolute("work_path", path)).transpose()?,
+        leave_running: !options.exit,
+        open_tcp: options.open_tcp,
+        external_unix_sockets: options.external_unix_sockets,
+        file_locks: options.file_locks,
+        empty_namespaces: options.empty_namespaces,
+        cgroups_mode: options.cgroups_mode,
+        limit: limit.min(LONGEST_CHECKPOINT),
     })
 }
 

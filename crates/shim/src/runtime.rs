@@ -10,6 +10,8 @@ use berth_process::{
     Attachment, ContainerRequest, Ended, ExecRequest, Facts, Member, Reaper, Result, Target,
 };
 
+pub use berth_process::Checkpoint;
+
 use crate::metrics::Metrics;
 
 /// What the server process is told when it starts.
@@ -79,15 +81,6 @@ pub struct SandboxFacts {
     pub created: SystemTime,
     /// When it ended.
     pub ended: Option<Ended>,
-}
-
-/// How to write a checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checkpoint {
-    /// The directory to write to.
-    pub path: PathBuf,
-    /// Whether the container goes on.
-    pub leave_running: bool,
 }
 
 /// Makes a [`Runtime`] in the server process, once its event loop runs.

@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use berth_process::{Ended, Target};
+use berth_process::{Ended, LONGEST_CHECKPOINT, Target};
 use berth_proto::{events as wire, runc_options, task_types, task_v3 as v3, task_v3_ttrpc};
 use protobuf::MessageField;
 use protobuf::well_known_types::empty::Empty;
@@ -13,7 +14,6 @@ use ttrpc::r#async::{Service, TtrpcContext};
 
 use crate::messages::{self, invalid, pack, process_status, target, timestamp};
 use crate::pod::{Pod, finished};
-use crate::runtime::Checkpoint;
 
 const V2: &str = "containerd.task.v2.Task";
 
@@ -229,14 +229,16 @@ impl task_v3_ttrpc::Task for Task {
 
     async fn checkpoint(
         &self,
-        _: &TtrpcContext,
+        context: &TtrpcContext,
         request: v3::CheckpointTaskRequest,
     ) -> ttrpc::Result<Empty> {
         use protobuf::Message;
-        let options = request.options.into_option().unwrap_or_default();
-        let options = runc_options::CheckpointOptions::parse_from_bytes(&options.value)
+        let options = request.options.as_ref().map_or(&[][..], |options| &options.value);
+        let options = runc_options::CheckpointOptions::parse_from_bytes(options)
             .map_err(|e| invalid(format!("checkpoint options: {e}")))?;
-        let wanted = Checkpoint { path: request.path.clone().into(), leave_running: !options.exit };
+        let limit = u64::try_from(context.timeout_nano).ok().filter(|nanos| *nanos > 0);
+        let limit = limit.map_or(LONGEST_CHECKPOINT, Duration::from_nanos);
+        let wanted = messages::checkpoint(&request.path, options, limit)?;
         let pod = Arc::clone(&self.0);
         finished(async move {
             pod.runtime.checkpoint(&request.id, wanted).await?;

@@ -14,6 +14,9 @@ use crate::parent::Parent;
 /// containerd's configuration below `/etc`.
 const CONTAINERD: &str = "containerd/config.toml";
 
+/// The PATH of a service.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// What a node is started with. The default is what most tests want.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -27,6 +30,7 @@ pub struct Config {
     stand_in: Option<(String, String)>,
     daemon: Daemon,
     disk: PathBuf,
+    programs: Option<PathBuf>,
 }
 
 /// Which daemon a node has.
@@ -51,6 +55,7 @@ impl Default for Config {
             stand_in: None,
             daemon: Daemon::Berth,
             disk: PathBuf::new(),
+            programs: None,
         }
     }
 }
@@ -88,6 +93,13 @@ impl Config {
     #[must_use]
     pub fn which(&self) -> Daemon {
         self.daemon
+    }
+
+    /// Programs that the daemon and what it runs find in this directory before all others.
+    #[must_use]
+    pub fn programs(mut self, directory: &Path) -> Self {
+        self.programs = Some(directory.to_owned());
+        self
     }
 
     /// The chain of CNI plugins ends with the testkit's stand-in of this directory; its program
@@ -183,7 +195,13 @@ impl Config {
     /// # Errors
     /// If a binary is not built.
     pub fn program(&self) -> Result<Command> {
-        in_its_environment(&crate::paths::daemon()?)
+        let mut command = in_its_environment(&crate::paths::daemon()?)?;
+        if let Some(first) = &self.programs {
+            let small = crate::paths::small()?;
+            let path = format!("{}:{}:{PATH}", first.display(), small.display());
+            command.env("PATH", path);
+        }
+        Ok(command)
     }
 
     /// The CRI socket's path inside the node.
@@ -240,7 +258,7 @@ impl Config {
 /// A program with the PATH of a service that has our shim.
 fn in_its_environment(program: &Path) -> Result<Command> {
     let mut command = Command::new(program);
-    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", crate::paths::small()?.display());
+    let path = format!("{}:{PATH}", crate::paths::small()?.display());
     command.env_clear().env("PATH", path).env("RUST_BACKTRACE", "1");
     Ok(command)
 }

@@ -114,6 +114,19 @@ impl Cri {
         self.runtime.clone().status(in_time(request)).await.map(tonic::Response::into_inner)
     }
 
+    /// Writes a container's checkpoint; a `timeout` of 0 seconds is the daemon's own.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn checkpoint(&self, id: &str, location: &Path, timeout: i64) -> Answer<()> {
+        let request = cri::CheckpointContainerRequest {
+            container_id: id.to_owned(),
+            location: location.display().to_string(),
+            timeout,
+        };
+        self.runtime.clone().checkpoint_container(in_time(request)).await.map(drop)
+    }
+
     /// Runs a pod.
     ///
     /// # Errors

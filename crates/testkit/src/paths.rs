@@ -24,6 +24,18 @@ pub fn cache() -> PathBuf {
     target().join("testkit")
 }
 
+/// CRIU: `testkit/criu/criu` below the target directory, or the one on PATH; none if there is none
+/// that works with this kernel.
+#[must_use]
+pub fn criu() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let all = std::iter::once(cache().join("criu")).chain(std::env::split_paths(&path));
+    all.map(|dir| dir.join("criu")).find(|criu| {
+        let check = std::process::Command::new(criu).arg("check").output();
+        check.is_ok_and(|check| check.status.success())
+    })
+}
+
 /// Where the logs of failed tests are kept.
 #[must_use]
 pub fn failures() -> PathBuf {

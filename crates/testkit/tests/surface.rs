@@ -114,7 +114,15 @@ const CALLS: &[(&[&str], Proof)] = &[
             "cni/src/template.rs both_families_are_filled_in",
         ]),
     ),
-    (&["CheckpointContainer"], Open("checkpoints")),
+    (
+        &["CheckpointContainer"],
+        By(&[
+            "e2e/checkpoints.rs a_checkpoint_is_an_archive_as_others_write_it",
+            "e2e/checkpoints.rs a_checkpoint_that_fails_leaves_nothing_and_the_container_goes_on",
+            "e2e/checkpoints.rs what_can_have_no_checkpoint_is_refused_by_its_reason",
+            "e2e/checkpoints.rs a_daemon_that_dies_over_a_checkpoint_leaves_no_container_frozen",
+        ]),
+    ),
     (
         &["GetContainerEvents"],
         By(&[
@@ -278,6 +286,7 @@ const FIELDS: &[(&str, Proof)] = &[
             "oci/tests/rules.rs an_update_changes_what_it_names_and_nothing_else",
         ]),
     ),
+    ("a container made of a checkpoint", Open("restoring: the shim can, the daemon does not ask")),
     (
         "files of cgroup v2 by name",
         By(&["e2e/cgroup2.rs files_are_written_by_name_at_create_and_at_update"]),

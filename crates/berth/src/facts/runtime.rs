@@ -25,6 +25,9 @@ const CRUN_WITH_RRO: (u32, u32) = (1, 4);
 /// The first crun whose id-mapped mounts serve user namespaces of pods (KEP-127).
 const CRUN_WITH_IDMAP: (u32, u32) = (1, 9);
 
+/// The annotation by which a runtime says that CRIU can work for it.
+const CHECKPOINT: &str = "org.opencontainers.runc.checkpoint.enabled";
+
 /// What matters to pods.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RuntimeFacts {
@@ -32,6 +35,9 @@ pub(crate) struct RuntimeFacts {
     pub(crate) recursive_read_only: bool,
     /// It id-maps mounts.
     pub(crate) id_mapped_mounts: bool,
+    /// It says that it writes checkpoints and restores them. Without a default: what an earlier
+    /// version remembers is asked again.
+    pub(crate) checkpoint: bool,
     /// It is gVisor's, and this is the network that its pods get here.
     #[serde(default)]
     pub(crate) guest_network: Option<GuestNetwork>,
@@ -191,6 +197,7 @@ struct Features {
     oci_version_max: String,
     mount_options: Vec<String>,
     linux: Linux,
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -219,6 +226,7 @@ fn of_features(said: &str) -> Option<RuntimeFacts> {
     Some(RuntimeFacts {
         recursive_read_only: features.mount_options.iter().any(|option| option == "rro"),
         id_mapped_mounts: features.linux.mount_extensions.idmap.enabled,
+        checkpoint: features.annotations.get(CHECKPOINT).is_some_and(|said| said == "true"),
         guest_network: None,
         extras: Extras {
             // Both came with 1.1 of the specification.
@@ -240,6 +248,7 @@ fn of_version(said: &str) -> RuntimeFacts {
     RuntimeFacts {
         recursive_read_only: version >= CRUN_WITH_RRO,
         id_mapped_mounts: version >= CRUN_WITH_IDMAP,
+        // One with CRIU built in names its features, and says so there: not this one.
         ..RuntimeFacts::default()
     }
 }
@@ -255,6 +264,9 @@ mod tests {
         assert_eq!((facts.recursive_read_only, facts.id_mapped_mounts), (true, false));
         let said = r#"{"linux": {"mountExtensions": {"idmap": {"enabled": true}}}}"#;
         assert!(of_features(said).unwrap().id_mapped_mounts);
+        assert!(!of_features(said).unwrap().checkpoint);
+        let said = r#"{"annotations": {"org.opencontainers.runc.checkpoint.enabled": "true"}}"#;
+        assert!(of_features(said).unwrap().checkpoint);
         assert_eq!(of_features("unknown command features"), None);
     }
 

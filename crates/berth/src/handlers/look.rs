@@ -117,6 +117,7 @@ fn facts_of(config: &HandlerConfig, runtime: RuntimeFacts) -> HandlerFacts {
         privileged_without_host_devices: config.privileged_without_host_devices,
         pod_annotations: config.pod_annotations.clone(),
         container_annotations: config.container_annotations.clone(),
+        checkpoint: runtime.checkpoint,
         guest_network: runtime.guest_network,
         extras: runtime.extras,
     }

@@ -8,6 +8,7 @@ mod badinput;
 mod badworld;
 mod census;
 mod cgroup2;
+mod checkpoints;
 mod cli;
 mod daemon;
 mod devices;

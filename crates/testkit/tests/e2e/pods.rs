@@ -248,14 +248,3 @@ fn standard_input_is_open_only_where_the_config_asks_for_it() -> Result<()> {
         Ok(())
     })
 }
-
-#[test]
-fn calls_of_later_versions_say_that_they_are_not_there() -> Result<()> {
-    on_a_node(async |bed| {
-        let (_, id) = bed.idle("later").await?;
-        let request = cri::CheckpointContainerRequest { container_id: id, ..Default::default() };
-        let answer = bed.cri.runtime.clone().checkpoint_container(in_time(request)).await;
-        assert_eq!(refused(answer), Code::Unimplemented);
-        Ok(())
-    })
-}

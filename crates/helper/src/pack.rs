@@ -1,0 +1,86 @@
+//! A directory as one tar file, which is there whole or not at all.
+
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use serde::Deserialize;
+
+use crate::Done;
+use crate::error::{Error, Result};
+
+/// Readable by root alone: it may hold all that a process had in its memory.
+const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Request {
+    /// The directory whose entries are packed.
+    from: PathBuf,
+    /// The file, which must not be there.
+    location: PathBuf,
+}
+
+/// Packs a directory. What is written has no name before it is whole, so that nothing is left of
+/// it if this process is killed; where the file system cannot do that it has a hidden one.
+pub(crate) fn pack(request: Request) -> Result<Done> {
+    let Request { from, location } = request;
+    let failed = |attempted: &str, e: std::io::Error| {
+        Error::io(format!("{attempted} {}", location.display()), e)
+    };
+    let directory = location.parent().unwrap_or(Path::new("/"));
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    match rustix::fs::openat(CWD, directory, flags, MODE) {
+        Ok(file) => {
+            let file = write(&from, file).map_err(|e| failed("write", e))?;
+            let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let linked = rustix::fs::linkat(CWD, own, CWD, &location, AtFlags::SYMLINK_FOLLOW);
+            linked.map_err(|e| failed("put in place", e.into()))?;
+        }
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) if directory.is_dir() => {
+            let name = location.file_name().unwrap_or_default().to_string_lossy();
+            let hidden = directory.join(format!(".{name}.partial"));
+            let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC;
+            let flags = flags | OFlags::NOFOLLOW;
+            let file = rustix::fs::openat(CWD, &hidden, flags, MODE);
+            let file = file.map_err(|e| failed("write", e.into()))?;
+            let done = write(&from, file).and_then(|_| {
+                let keep = RenameFlags::NOREPLACE;
+                rustix::fs::renameat_with(CWD, &hidden, CWD, &location, keep)?;
+                Ok(())
+            });
+            if let Err(why) = done {
+                let _ = std::fs::remove_file(&hidden);
+                return Err(failed("write", why));
+            }
+        }
+        Err(why) => return Err(failed("write", why.into())),
+    }
+    Ok(Done {})
+}
+
+fn write(from: &Path, file: OwnedFd) -> std::io::Result<File> {
+    let mut tar = tar::Builder::new(BufWriter::new(File::from(file)));
+    tar.follow_symlinks(false);
+    let mut names: Vec<_> =
+        std::fs::read_dir(from)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+    // What is small, and read first, stands first.
+    names.sort_by_cached_key(|path| (path.is_dir(), path.clone()));
+    for path in names {
+        let name = path.strip_prefix(from).map_err(std::io::Error::other)?;
+        if path.is_dir() {
+            tar.append_dir_all(name, &path)?;
+        } else {
+            tar.append_path_with_name(&path, name)?;
+        }
+    }
+    let mut buffer = tar.into_inner()?;
+    buffer.flush()?;
+    let file = buffer.into_inner()?;
+    // A name must not lead to half of it after a power cut.
+    file.sync_all()?;
+    Ok(file)
+}
