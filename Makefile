@@ -47,7 +47,7 @@ property: needs build ## random calls, crashes, faults and configurations, for a
 .PHONY: fuzz
 fuzz: TARGET ?= all
 fuzz: SECONDS ?= 60
-fuzz: ## fuzz targets for what others send: TARGET=cni, shim, spdy or websocket for SECONDS=n; without it each in its turn
+fuzz: ## fuzz targets for what others send: TARGET=cni, nri, shim, spdy or websocket for SECONDS=n; without it each in its turn
 	@tools/fuzz run $(TARGET) $(SECONDS)
 
 .PHONY: node

@@ -17,6 +17,8 @@
 
 mod error;
 pub mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod hub;
 mod launch;
 mod listen;
