@@ -65,6 +65,9 @@ pub fn on_a_node_with(
     })
 }
 
+/// Where the daemon removes things after its answer.
+const BACKGROUND: [&str; 2] = ["/var/lib/berth/files", "/var/lib/berth/images/trash"];
+
 impl Bed {
     /// Makes a node and pulls the images.
     ///
@@ -88,6 +91,13 @@ impl Bed {
             Ok((!node.run("ps", &["-e", "-o", "args"])?.contains("containerd-shim-")).then_some(()))
         };
         eventually(|| "the first pod's shim stays".to_owned(), gone).await?;
+        // What goes in the background would be missed later.
+        let emptied = async || {
+            let empty =
+                |dir| std::fs::read_dir(node.path(dir)).map_or(true, |mut e| e.next().is_none());
+            Ok(BACKGROUND.into_iter().all(empty).then_some(()))
+        };
+        eventually(|| format!("the first pod leaves something in {BACKGROUND:?}"), emptied).await?;
         let before = Census::take(&node)?;
         Ok(Self { node, cri, pulled: before.clone(), before, bare })
     }

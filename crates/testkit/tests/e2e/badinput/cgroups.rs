@@ -29,7 +29,8 @@ fn directories(bed: &Bed, path: &str) -> Vec<PathBuf> {
 /// Removes a cgroup and all below it, in every hierarchy.
 pub(super) fn remove(bed: &Bed, path: &str) -> Result<()> {
     for directory in directories(bed, path) {
-        let script = "find \"$1\" -depth -type d -exec rmdir {} \\;";
+        // The daemon may remove some of them meanwhile.
+        let script = "find \"$1\" -depth -type d -exec rmdir {} \\; 2>/dev/null; ! [ -d \"$1\" ]";
         bed.node.run("sh", &["-c", script, "sh", &directory.display().to_string()])?;
     }
     Ok(())
