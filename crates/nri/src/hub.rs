@@ -75,6 +75,13 @@ impl Shared {
         self.begun_count.store(begun.len(), Ordering::Release);
     }
 
+    pub(crate) fn settle(&self, id: &str) -> bool {
+        let mut begun = self.begun();
+        let had = begun.remove(id);
+        self.begun_count.store(begun.len(), Ordering::Release);
+        had
+    }
+
     /// From now on everything is queued; gives what has begun and is not listed.
     pub(crate) fn activate(&self) -> HashSet<String> {
         let begun = self.begun();
@@ -179,10 +186,7 @@ impl Nri {
 
     /// A creation is listed, or gone. Had it passed the plugins?
     pub fn settle(&self, id: &str) -> bool {
-        let mut begun = self.0.begun();
-        let had = begun.remove(id);
-        self.0.begun_count.store(begun.len(), Ordering::Release);
-        had
+        self.0.settle(id)
     }
 
     /// Has this creation, which is not listed, passed the plugins?

@@ -217,6 +217,31 @@ pub struct Resources {
     pub unified: StringMap,
 }
 
+impl Resources {
+    /// These laid over what was set before: what these leave out stays as it was.
+    #[must_use]
+    pub fn over(self, before: &Self) -> Self {
+        let number = |new: i64, before: i64| if new == 0 { before } else { new };
+        let text = |new: String, before: &String| if new.is_empty() { before.clone() } else { new };
+        let mut hugepages = before.hugepages.clone();
+        hugepages.extend(self.hugepages);
+        let mut unified = before.unified.clone();
+        unified.extend(self.unified);
+        Self {
+            cpu_period: number(self.cpu_period, before.cpu_period),
+            cpu_quota: number(self.cpu_quota, before.cpu_quota),
+            cpu_shares: number(self.cpu_shares, before.cpu_shares),
+            memory_limit: number(self.memory_limit, before.memory_limit),
+            memory_swap_limit: number(self.memory_swap_limit, before.memory_swap_limit),
+            oom_score_adj: number(self.oom_score_adj, before.oom_score_adj),
+            cpuset_cpus: text(self.cpuset_cpus, &before.cpuset_cpus),
+            cpuset_mems: text(self.cpuset_mems, &before.cpuset_mems),
+            hugepages,
+            unified,
+        }
+    }
+}
+
 /// An image as asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageAsked {

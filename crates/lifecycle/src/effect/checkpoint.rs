@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use berth_pod::record::{ContainerRecord, Failure, RootfsFact};
 use berth_pod::{ContainerId, Kind};
-use berth_shim_client::{Checkpoint, Shim, Status};
+use berth_shim_client::{Checkpoint, Kind as ShimKind, Shim, Status};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -68,12 +68,15 @@ pub(crate) async fn write(
     let work = context.layout().checkpoint(id.as_str());
     let made = work.clone();
     blocking(move || make(&made)).await?;
-    let begun = Begun { context, id, work: &work, deadline };
+    let mut begun = Begun { context, id, work: &work, deadline, frozen: false };
     let done = match begun.gather().await {
         Ok(()) => begun.pack(location).await,
         Err(why) => Err(why),
     };
-    blocking(move || files::remove(&work)).await?;
+    // By its directory a new daemon knows that there is a container to thaw.
+    if !begun.frozen {
+        blocking(move || files::remove(&work)).await?;
+    }
     done
 }
 
@@ -144,6 +147,8 @@ struct Begun<'a> {
     id: &'a ContainerId,
     work: &'a Path,
     deadline: Instant,
+    /// It could not be made to go on.
+    frozen: bool,
 }
 
 impl Begun<'_> {
@@ -152,14 +157,18 @@ impl Begun<'_> {
     }
 
     /// Freezes the container, gathers what there is of it, and has it go on.
-    async fn gather(&self) -> Result<()> {
+    async fn gather(&mut self) -> Result<()> {
         let shim = connection(self.context).await?;
-        shim.pause(self.id.as_str()).await?;
-        let done = match self.dump(&shim).await {
-            Ok(()) => self.changes().await,
-            Err(why) => Err(why),
+        let done = match shim.pause(self.id.as_str()).await {
+            Ok(()) => match self.dump(&shim).await {
+                Ok(()) => self.changes().await,
+                Err(why) => Err(why),
+            },
+            // Without an answer in time it may freeze yet.
+            Err(why) => Err(why.into()),
         };
         let goes_on = resume(&shim, self.id).await;
+        self.frozen = goes_on.is_err() && is_frozen(&shim, self.id).await;
         done.and(goes_on)?;
         self.describe().await
     }
@@ -229,10 +238,17 @@ async fn resume(shim: &Shim, id: &ContainerId) -> Result<()> {
             Ok(state) if state.status == Status::Running => return Ok(()),
             // It has ended: there is nothing to thaw.
             Ok(state) if state.status == Status::Stopped => return Ok(()),
+            Err(gone) if gone.kind() == ShimKind::NotFound => return Ok(()),
             _ if Instant::now() > end => return Err(why.into()),
             _ => tokio::time::sleep(LEAST).await,
         }
     }
+}
+
+/// Does its shim say that it is?
+async fn is_frozen(shim: &Shim, id: &ContainerId) -> bool {
+    let state = shim.state(id.as_str(), None).await;
+    state.is_ok_and(|state| matches!(state.status, Status::Paused | Status::Pausing))
 }
 
 /// The writable layer of an overlay, and those below it, the uppermost first.
@@ -327,6 +343,8 @@ pub(crate) async fn undo(context: Option<&Context>, shared: &Shared, id: &str, w
         if let Err(why) = done {
             let error = crate::Error::from(why);
             tracing::error!(container = %id, %error, "cannot have it go on: it may be frozen");
+            // The next daemon tries again.
+            return;
         }
     }
     if let Err(why) = blocking(move || files::remove(&work)).await {

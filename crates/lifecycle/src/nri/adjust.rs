@@ -287,20 +287,11 @@ fn access(mode: Option<u32>) -> String {
 /// The limits that pods' records do not have.
 fn limits(spec: &mut Spec, new: LinuxResources, able: Able<'_>) -> Result<()> {
     let v1 = able.node.cgroup_version == CgroupVersion::V1;
-    let memory = new.memory.unwrap_or_default();
-    let cpu = new.cpu.unwrap_or_default();
-    let only_v1 = [
-        ("memory.kernel", memory.kernel.is_some()),
-        ("memory.kernel_tcp", memory.kernel_tcp.is_some()),
-        ("memory.swappiness", memory.swappiness.is_some()),
-        ("memory.disable_oom_killer", memory.disable_oom_killer.is_some()),
-        ("memory.use_hierarchy", memory.use_hierarchy.is_some()),
-        ("cpu.realtime_runtime", cpu.realtime_runtime.is_some()),
-        ("cpu.realtime_period", cpu.realtime_period.is_some()),
-    ];
-    if let Some((name, _)) = only_v1.into_iter().find(|(_, set)| *set && !v1) {
+    if let Some((name, _)) = super::limits::of_v1(&new).into_iter().find(|(_, set)| *set && !v1) {
         return cannot(&format!("linux.resources.{name}"), "cgroup v2 has no such limit");
     }
+    let memory = new.memory.unwrap_or_default();
+    let cpu = new.cpu.unwrap_or_default();
     let to = &mut spec.linux.resources;
     to.memory.reservation = memory.reservation.map(|v| v.value).or(to.memory.reservation);
     to.memory.kernel = memory.kernel.map(|v| v.value);

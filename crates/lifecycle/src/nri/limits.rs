@@ -60,9 +60,22 @@ pub(crate) fn taken(resources: &LinuxResources) -> Resources {
 /// What of them can be set when a container is created, and not changed later.
 pub(crate) fn unchangeable(resources: &LinuxResources) -> Vec<&'static str> {
     let memory = resources.memory.unwrap_or_default();
-    let cpu = resources.cpu.clone().unwrap_or_default();
     let all = [
         ("memory.reservation", memory.reservation.is_some()),
+        ("pids", resources.pids.is_some()),
+        ("devices", !resources.devices.is_empty()),
+        ("blockio_class", resources.blockio_class.is_some()),
+        ("rdt_class", resources.rdt_class.is_some()),
+    ];
+    let all = all.into_iter().chain(of_v1(resources));
+    all.filter(|(_, set)| *set).map(|(name, _)| name).collect()
+}
+
+/// What of them only cgroup v1 has, and whether it is set.
+pub(super) fn of_v1(resources: &LinuxResources) -> [(&'static str, bool); 7] {
+    let memory = resources.memory.unwrap_or_default();
+    let cpu = resources.cpu.clone().unwrap_or_default();
+    [
         ("memory.kernel", memory.kernel.is_some()),
         ("memory.kernel_tcp", memory.kernel_tcp.is_some()),
         ("memory.swappiness", memory.swappiness.is_some()),
@@ -70,34 +83,7 @@ pub(crate) fn unchangeable(resources: &LinuxResources) -> Vec<&'static str> {
         ("memory.use_hierarchy", memory.use_hierarchy.is_some()),
         ("cpu.realtime_runtime", cpu.realtime_runtime.is_some()),
         ("cpu.realtime_period", cpu.realtime_period.is_some()),
-        ("pids", resources.pids.is_some()),
-        ("devices", !resources.devices.is_empty()),
-        ("blockio_class", resources.blockio_class.is_some()),
-        ("rdt_class", resources.rdt_class.is_some()),
-    ];
-    all.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect()
-}
-
-/// Limits with others laid over them: what is 0 or empty stays.
-pub(crate) fn over(below: &Resources, upper: Resources) -> Resources {
-    let number = |upper: i64, below: i64| if upper == 0 { below } else { upper };
-    let text = |upper: String, below: &String| if upper.is_empty() { below.clone() } else { upper };
-    let mut hugepages = below.hugepages.clone();
-    hugepages.extend(upper.hugepages);
-    let mut unified = below.unified.clone();
-    unified.extend(upper.unified);
-    Resources {
-        cpu_period: number(upper.cpu_period, below.cpu_period),
-        cpu_quota: number(upper.cpu_quota, below.cpu_quota),
-        cpu_shares: number(upper.cpu_shares, below.cpu_shares),
-        memory_limit: number(upper.memory_limit, below.memory_limit),
-        memory_swap_limit: number(upper.memory_swap_limit, below.memory_swap_limit),
-        oom_score_adj: number(upper.oom_score_adj, below.oom_score_adj),
-        cpuset_cpus: text(upper.cpuset_cpus, &below.cpuset_cpus),
-        cpuset_mems: text(upper.cpuset_mems, &below.cpuset_mems),
-        hugepages,
-        unified,
-    }
+    ]
 }
 
 #[cfg(test)]
@@ -127,7 +113,7 @@ mod tests {
     fn what_is_not_set_stays() {
         let below = Resources { cpu_shares: 5, memory_limit: 7, ..Resources::default() };
         let upper = Resources { memory_limit: 9, ..Resources::default() };
-        let both = over(&below, upper);
+        let both = upper.over(&below);
         assert_eq!((both.cpu_shares, both.memory_limit), (5, 9));
     }
 }

@@ -184,7 +184,7 @@ pub(crate) async fn create_container(
     let created = nri.create_container(pod, shown).await?;
     let set = created.adjust.linux.as_ref().and_then(|linux| linux.resources.as_ref());
     let limits = set.map(limits::taken).filter(|set| *set != Resources::default());
-    let limits = limits.map(|set| Box::new(limits::over(&c.resources, set)));
+    let limits = limits.map(|set| Box::new(set.over(&c.resources)));
     runtime::others(&context.shared, created.update, created.evict).await;
     Ok(Adjusted { limits, adjust: created.adjust })
 }

@@ -198,6 +198,37 @@ async fn one_that_hangs_is_let_go_and_the_others_go_on() {
 }
 
 #[tokio::test]
+async fn a_creation_that_is_given_up_in_the_queue_is_nothing_to_plugins() {
+    let bed = bed(|_| {}).await;
+    let (go_on, wait) = tokio::sync::watch::channel(false);
+    let waits: Does = Arc::new(move |_, _| {
+        let mut wait = wait.clone();
+        Box::pin(async move {
+            let _ = wait.wait_for(|go| *go).await;
+            Ok(Vec::new())
+        })
+    });
+    let _peer = bed.plugin("10", &[Event::RunPodSandbox, Event::CreateContainer], waits).await;
+    bed.said();
+    let nri = bed.nri.clone();
+    let first = tokio::spawn(async move { nri.run_pod_sandbox(pod()).await });
+    let called = async {
+        while bed.log.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LONG, called).await.unwrap();
+    // The first holds the queue; this one is polled, and queued, once.
+    let given_up = bed.nri.create_container(pod(), container("given up"));
+    assert!(futures_util::FutureExt::now_or_never(given_up).is_none());
+    go_on.send_replace(true);
+    first.await.unwrap().unwrap();
+    bed.nri.create_container(pod(), container("wanted")).await.unwrap();
+    assert_eq!(bed.said(), ["10 RunPodSandbox", "10 CreateContainer"]);
+    assert!(bed.nri.settle("wanted") && !bed.nri.settle("given up"));
+}
+
+#[tokio::test]
 async fn a_refusal_names_the_plugin_and_lets_it_live() {
     let bed = bed(|_| {}).await;
     let refuses: Does =

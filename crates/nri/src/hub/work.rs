@@ -100,7 +100,9 @@ impl Hub {
         // Who does not wait any more wants no answer.
         match ask {
             Ask::RunPod(pod, reply) => {
-                self.shared.begin(&pod.id);
+                if !self.begins(&pod.id, &reply) {
+                    return;
+                }
                 let _ = reply.send(self.of_pod(Event::RunPodSandbox, &pod).await);
             }
             Ask::StopPod(pod, reply) => {
@@ -110,7 +112,9 @@ impl Hub {
                 let _ = reply.send(self.update_pod(*asked).await);
             }
             Ask::Create(of, reply) => {
-                self.shared.begin(&of.1.id);
+                if !self.begins(&of.1.id, &reply) {
+                    return;
+                }
                 let _ = reply.send(self.create(of.0, of.1).await);
             }
             Ask::Start(of, reply) => {
@@ -121,6 +125,17 @@ impl Hub {
                 let _ = reply.send(self.update(pod, container, resources).await);
             }
         }
+    }
+
+    /// A creation comes to the plugins, unless it was given up while it was queued: nobody would tell
+    /// them of its end.
+    fn begins<T>(&self, id: &str, reply: &Reply<T>) -> bool {
+        self.shared.begin(id);
+        let wanted = !reply.is_closed();
+        if !wanted {
+            self.shared.settle(id);
+        }
+        wanted
     }
 
     async fn tell(&mut self, telling: Telling) {
@@ -359,7 +374,11 @@ impl Hub {
         let begun = self.shared.activate();
         let runtime = Arc::clone(&self.runtime);
         let state = tokio::task::spawn_blocking(move || runtime.state(&begun)).await;
-        let Ok(state) = state else { return };
+        let Ok(state) = state else {
+            tracing::error!(plugin = name, "a bug: the state for an NRI plugin panicked");
+            self.shared.report(name, Some("the daemon could not say what there is".to_owned()));
+            return;
+        };
         let (pods, containers) = (state.pods.len(), state.containers.len());
         match synchronize(&plugin, state, &self.shared.settings).await {
             Ok(updates) => {

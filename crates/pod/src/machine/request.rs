@@ -165,7 +165,7 @@ impl Machine {
             Verdict::Refuse(failure) => self.refuse(token, failure),
             _ => {
                 let Some(c) = self.record_mut().container_mut(&id) else { return };
-                let changed = merged(&c.resources, asked);
+                let changed = asked.over(&c.resources);
                 let before = std::mem::replace(&mut c.resources, changed);
                 c.changing.get_or_insert(before);
                 if self.jobs.contains_key(&Subject::Update(id.clone())) {
@@ -175,27 +175,5 @@ impl Machine {
                 self.waiters.push((token, Wait::Updated(id)));
             }
         }
-    }
-}
-
-/// The limits as they are to be: what the request leaves out stays as it is.
-fn merged(now: &Resources, asked: Resources) -> Resources {
-    let number = |asked: i64, now: i64| if asked == 0 { now } else { asked };
-    let text = |asked: String, now: &String| if asked.is_empty() { now.clone() } else { asked };
-    let mut hugepages = now.hugepages.clone();
-    hugepages.extend(asked.hugepages);
-    let mut unified = now.unified.clone();
-    unified.extend(asked.unified);
-    Resources {
-        cpu_period: number(asked.cpu_period, now.cpu_period),
-        cpu_quota: number(asked.cpu_quota, now.cpu_quota),
-        cpu_shares: number(asked.cpu_shares, now.cpu_shares),
-        memory_limit: number(asked.memory_limit, now.memory_limit),
-        memory_swap_limit: number(asked.memory_swap_limit, now.memory_swap_limit),
-        oom_score_adj: number(asked.oom_score_adj, now.oom_score_adj),
-        cpuset_cpus: text(asked.cpuset_cpus, &now.cpuset_cpus),
-        cpuset_mems: text(asked.cpuset_mems, &now.cpuset_mems),
-        hugepages,
-        unified,
     }
 }
