@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use berth_cgroup::Cgroup;
@@ -10,6 +11,7 @@ use berth_pod::record::Failure;
 use berth_pod::{ContainerId, Kind};
 use berth_shim_client::{Any, Exec, Kind as ShimKind, Shim, Status};
 use berth_sys::pipe::{FifoEnd, make_fifo, open_fifo};
+use tokio::sync::Mutex;
 
 use crate::convert::Fail as _;
 use crate::effect::{Context, Result, Trouble, blocking, connection, failed, foreign_cgroup};
@@ -17,6 +19,9 @@ use crate::family;
 
 /// How long output is waited for after the exit when somebody else holds the pipe.
 pub(crate) const DRAIN: Duration = Duration::from_secs(1);
+
+/// How long a caller waits for the end of a command that is killed.
+const KILL: Duration = Duration::from_secs(5);
 
 /// What is to run.
 pub(crate) struct Wanted<'a> {
@@ -35,6 +40,7 @@ pub(crate) struct Ends {
 }
 
 /// One command's fifos, removed whatever happens.
+#[derive(Default)]
 pub(crate) struct Fifos(Vec<PathBuf>);
 
 impl Drop for Fifos {
@@ -62,6 +68,11 @@ impl Fifos {
     fn of(bundle: &Path, exec: &str) -> Self {
         Self([IN, OUT, ERR].map(|end| bundle.join(format!("{exec}.{end}"))).into())
     }
+
+    /// Both ends of each: a shim that opens its own waits for nobody.
+    fn hold(&self) -> Vec<OwnedFd> {
+        self.0.iter().filter_map(|path| open_fifo(path, FifoEnd::Both).ok()).collect()
+    }
 }
 
 /// How the fifos of a command end.
@@ -77,7 +88,9 @@ pub(crate) struct Command {
     cgroup: Option<Cgroup>,
     /// Its shim is not our own.
     pub(crate) foreign: bool,
-    _fifos: Fifos,
+    fifos: Fifos,
+    /// Held while the shim starts it.
+    starting: Arc<Mutex<()>>,
     over: bool,
 }
 
@@ -122,17 +135,28 @@ impl Command {
         let cgroup = foreign_cgroup(context, id);
         let foreign = context.record.shim.held().is_some_and(|shim| shim.foreign);
         let id = id.clone();
-        let command = Self { shim, id, exec, cgroup, foreign, _fifos: fifos, over: false };
+        let starting = Arc::default();
+        let command = Self { shim, id, exec, cgroup, foreign, fifos, starting, over: false };
         match command.shim.exec(request).await {
             Ok(()) => Ok((command, ends)),
             Err(why) => Err(command.met_its_end(why.into()).await),
         }
     }
 
-    /// Starts it.
+    /// Starts it. Who drops this does not end that: when the command may be killed is known only by the
+    /// shim's answer.
     pub(crate) async fn start(&self) -> Result<()> {
-        self.shim.start(self.id.as_str(), Some(&self.exec)).await?;
-        Ok(())
+        let (shim, id, exec) = (self.shim.clone(), self.id.clone(), self.exec.clone());
+        let starting = Arc::clone(&self.starting).lock_owned().await;
+        let call = tokio::spawn(async move {
+            let answer = shim.start(id.as_str(), Some(&exec)).await;
+            drop(starting);
+            answer
+        });
+        match call.await {
+            Ok(answer) => Ok(answer.map(drop)?),
+            Err(why) => failed(Kind::Broken, format!("the start of a command: {why}")),
+        }
     }
 
     /// Waits for its end; its exit code.
@@ -146,9 +170,15 @@ impl Command {
         context.layout().bundle(self.id.as_str()).join(format!("{}.{IN}", self.exec))
     }
 
-    /// Kills it and what it has started, and waits until it is dead.
-    pub(crate) async fn kill(&self) {
+    /// Kills it and what it has started, waits until it is dead, and has the shim forget it. One that a
+    /// shim by others still starts after 5 s is left to the drop of this.
+    pub(crate) async fn kill(&mut self) {
+        // Our own shim kills what it is starting.
+        if self.foreign && tokio::time::timeout(KILL, self.starting.lock()).await.is_err() {
+            return;
+        }
         kill(&self.shim, &self.id, &self.exec, self.cgroup.as_ref()).await;
+        self.delete().await;
     }
 
     /// Has the shim forget it, after its end.
@@ -183,10 +213,17 @@ impl Drop for Command {
             return;
         }
         let (shim, id, exec) = (self.shim.clone(), self.id.clone(), self.exec.clone());
-        let cgroup = self.cgroup.take();
+        let (cgroup, foreign) = (self.cgroup.take(), self.foreign);
+        let (starting, fifos) = (Arc::clone(&self.starting), std::mem::take(&mut self.fifos));
+        let held = fifos.hold();
         tokio::spawn(async move {
+            if foreign {
+                drop(starting.lock().await);
+            }
+            drop(held);
             kill(&shim, &id, &exec, cgroup.as_ref()).await;
             let _ = shim.delete(id.as_str(), Some(&exec)).await;
+            drop(fifos);
         });
     }
 }
@@ -236,13 +273,12 @@ fn process(context: &Context, id: &ContainerId, wanted: &Wanted<'_>) -> Result<A
 /// Kills a command and waits until it is dead. Our own shim kills what it has started as well; for
 /// any other, that is looked for in the container's cgroup.
 async fn kill(shim: &Shim, id: &ContainerId, exec: &str, cgroup: Option<&Cgroup>) {
-    const LIMIT: Duration = Duration::from_secs(5);
     if let Some(cgroup) = cgroup {
         let started = family::of(shim, id.as_str(), exec, cgroup).await;
         family::kill(&started);
     }
     if shim.kill(id.as_str(), Some(exec), 9, true).await.is_ok() {
-        let _ = tokio::time::timeout(LIMIT, shim.wait(id.as_str(), Some(exec))).await;
+        let _ = tokio::time::timeout(KILL, shim.wait(id.as_str(), Some(exec))).await;
     }
 }
 

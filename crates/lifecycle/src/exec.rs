@@ -39,8 +39,9 @@ async fn exec(
     let timed_out = matches!(ended, Ok(None));
     if timed_out || ended.is_err() {
         running.kill().await;
+    } else {
+        running.delete().await;
     }
-    running.delete().await;
     match ended {
         Ok(Some(output)) => Ok(output),
         Err(why) => Err(running.met_its_end(why).await),

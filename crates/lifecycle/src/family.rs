@@ -9,7 +9,8 @@ use berth_sys::{Pid, Signal, pidfd, process};
 /// More processes than this are no family.
 const MOST: usize = 10_000;
 
-/// The processes that descend from an exec, if they are in the container's cgroup.
+/// The processes that descend from an exec, if they are in the container's cgroup. They are stopped:
+/// none of them starts another one before it is killed.
 pub(crate) async fn of(shim: &Shim, id: &str, exec: &str, cgroup: &Cgroup) -> Vec<OwnedFd> {
     let Ok(state) = shim.state(id, Some(exec)).await else { return Vec::new() };
     let first = i32::try_from(state.pid).ok().and_then(Pid::from_raw);
@@ -19,17 +20,21 @@ pub(crate) async fn of(shim: &Shim, id: &str, exec: &str, cgroup: &Cgroup) -> Ve
 }
 
 fn descend(first: Pid, cgroup: &Cgroup) -> Vec<OwnedFd> {
-    let mut all = vec![first];
-    let mut at = 0;
-    while at < all.len() && all.len() < MOST {
-        all.extend(process::children(all[at]).unwrap_or_default());
-        at += 1;
+    let (mut family, mut generation) = (Vec::new(), vec![first]);
+    while !generation.is_empty() && family.len() < MOST {
+        let open: Vec<_> =
+            generation.iter().filter_map(|pid| Some((*pid, pidfd::open(*pid).ok()?))).collect();
+        // Compared after the open: a number may have come to name a stranger.
+        let members = cgroup.processes().unwrap_or_default();
+        generation.clear();
+        for (pid, process) in open.into_iter().filter(|(pid, _)| members.contains(pid)) {
+            // Its children are all there once it takes a signal: a fork that sees one begins anew.
+            let _ = pidfd::send(&process, Signal::STOP);
+            generation.extend(process::children(pid).unwrap_or_default());
+            family.push(process);
+        }
     }
-    let open: Vec<_> =
-        all.into_iter().filter_map(|pid| Some((pid, pidfd::open(pid).ok()?))).collect();
-    // Compared after the open: a number may have come to name a stranger.
-    let members = cgroup.processes().unwrap_or_default();
-    open.into_iter().filter(|(pid, _)| members.contains(pid)).map(|(_, fd)| fd).collect()
+    family
 }
 
 /// Kills them; who has ended already is no matter.

@@ -7,6 +7,7 @@
 //! | `fail-after`, with a message | it does its work, and then fails |
 //! | `die`, `die-after` | it is killed before or after its work |
 //! | `hang`, `hang-after` | it never ends, before or after its work, and its pid is in `VERB.hangs` |
+//! | `late` | it does its work, and ends once the file is gone |
 //! | `garbage` | it prints what is neither text nor JSON, and fails |
 //! | `flood` | it says 64 MiB on stderr, then does its work |
 //! | `lie` | it succeeds without its work |
@@ -37,6 +38,13 @@ pub fn run(dir: &Path, real: &Path, arguments: &[String]) -> Result<u8> {
         "die-after" => call.pass().and_then(|_| die()),
         "hang" => hang(&dir.join(format!("{verb}.hangs"))),
         "hang-after" => call.pass().and_then(|_| hang(&dir.join(format!("{verb}.hangs")))),
+        "late" => {
+            let code = call.pass()?;
+            while dir.join(verb).exists() {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            Ok(code)
+        }
         "garbage" => call.garbage(),
         "flood" => flood().and_then(|()| call.pass()),
         "lie" => Ok(0),

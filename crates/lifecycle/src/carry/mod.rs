@@ -24,7 +24,8 @@ use berth_pod::{ContainerId, Kind};
 use berth_sys::pipe::{FifoEnd, make_fifo, open_fifo};
 use tokio::sync::oneshot;
 
-use crate::effect::{Result, blocking, failed};
+use crate::command::not_running;
+use crate::effect::{Result, Trouble, blocking, failed};
 use crate::layout::text;
 use pump::{Order, Orders, Source};
 
@@ -226,9 +227,11 @@ impl Carriers {
         self.begin(id, true).await
     }
 
-    /// Writes to a new log file from now on: the old one was moved away.
+    /// Writes to a new log file from now on: the old one was moved away. That of a container whose last
+    /// output has been written stays where it is: the caller is to move it back.
     pub(crate) async fn reopen(&self, id: &ContainerId) -> Result<()> {
-        let Some(carrier) = self.of(id) else { return Ok(()) };
+        let over = || Trouble::Failed(not_running(id, "not running any more"));
+        let carrier = self.of(id).ok_or_else(over)?;
         if !lock(&carrier.sources).is_empty() {
             // It could not be opened when this daemon began.
             return self.begin(id, true).await;
@@ -237,8 +240,7 @@ impl Carriers {
         carrier.orders.give(Order::Reopen(reply));
         match tokio::time::timeout(REOPEN, answer).await {
             Ok(Ok(done)) => Ok(done?),
-            // The container has ended meanwhile: nothing is written any more.
-            Ok(Err(_)) => Ok(()),
+            Ok(Err(_)) => Err(over()),
             Err(_) => failed(
                 Kind::TimedOut,
                 format!("the log could not be opened again within {REOPEN:?}: its disk is slow"),

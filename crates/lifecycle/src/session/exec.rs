@@ -31,8 +31,9 @@ pub(super) async fn run(
     let ended = attend(&command, &fifo, ends, streams).await;
     if ended.is_err() {
         command.kill().await;
+    } else {
+        command.delete().await;
     }
-    command.delete().await;
     match ended {
         Ok(code) => Ok(code),
         Err(why) => Err(command.met_its_end(why).await),

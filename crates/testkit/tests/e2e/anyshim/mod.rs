@@ -32,7 +32,7 @@ enum Part {
 /// A handler under test.
 pub(crate) struct Subject {
     /// The shim's executable.
-    shim: PathBuf,
+    pub(crate) shim: PathBuf,
     /// More lines of its table in the configuration.
     more: String,
     /// Who calls it.

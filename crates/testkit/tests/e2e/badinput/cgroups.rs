@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use berth_testkit::bed::{Bed, busybox, on_a_node};
+use berth_testkit::bed::{Bed, busybox, eventually, on_a_node};
 use berth_testkit::specs::Container;
 use tonic::Code;
 
@@ -26,12 +26,17 @@ fn directories(bed: &Bed, path: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Removes a cgroup and all below it, in every hierarchy.
-pub(super) fn remove(bed: &Bed, path: &str) -> Result<()> {
+/// Removes a cgroup and all below it, in every hierarchy, once its processes are gone.
+pub(super) async fn remove(bed: &Bed, path: &str) -> Result<()> {
     for directory in directories(bed, path) {
+        let directory = directory.display().to_string();
         // The daemon may remove some of them meanwhile.
         let script = "find \"$1\" -depth -type d -exec rmdir {} \\; 2>/dev/null; ! [ -d \"$1\" ]";
-        bed.node.run("sh", &["-c", script, "sh", &directory.display().to_string()])?;
+        eventually(
+            || format!("{directory} cannot be removed"),
+            async || Ok(bed.node.run("sh", &["-c", script, "sh", &directory]).ok()),
+        )
+        .await?;
     }
     Ok(())
 }
@@ -68,7 +73,7 @@ fn a_cgroup_parent_that_is_absent_is_made_and_stays_the_caller_s() -> Result<()>
                 0
             );
         }
-        remove(bed, &format!("{}/kubepods", bed.node.parent().path()))?;
+        remove(bed, &format!("{}/kubepods", bed.node.parent().path())).await?;
         the_next_pod_is_fine(bed).await
     })
 }
@@ -85,13 +90,16 @@ fn a_pod_whose_cgroups_somebody_removes_is_still_stopped_and_removed() -> Result
             bed.cri.create(&pod, &Container::idle("c", &busybox())).await?;
             // One container's processes are put elsewhere, the other's are killed.
             for directory in directories(bed, &format!("{parent}/{moved}")) {
-                let script = "for pid in $(cat \"$1/cgroup.procs\"); do echo $pid > \"$1/../../../berth/cgroup.procs\" || true; done";
+                // On v2 one that gives its controllers on takes no process.
+                let script = "for pid in $(cat \"$1/cgroup.procs\"); do for to in berth elsewhere; do \
+                              to=$1/../../../$to; mkdir -p $to; echo $pid >$to/cgroup.procs && break; \
+                              done 2>/dev/null; done; true";
                 bed.node.run("sh", &["-c", script, "sh", &directory.display().to_string()])?;
             }
             let pid = bed.pid(&killed).await?;
             bed.node.run("sh", &["-c", &format!("kill -9 {pid}")])?;
             bed.cri.exited(&killed).await?;
-            remove(bed, &kubepods)?;
+            remove(bed, &kubepods).await?;
             if crash {
                 bed.crash().await?;
             }
@@ -101,7 +109,8 @@ fn a_pod_whose_cgroups_somebody_removes_is_still_stopped_and_removed() -> Result
                 assert!(!bed.node.path(&format!("/proc/{pid}")).exists(), "it goes on, unseen");
             }
             bed.cri.remove_pod(&pod.id).await.context("remove without cgroups")?;
-            remove(bed, &kubepods)?;
+            remove(bed, &kubepods).await?;
+            remove(bed, &format!("{}/elsewhere", bed.node.parent().path())).await?;
         }
         the_next_pod_is_fine(bed).await
     })

@@ -176,8 +176,8 @@ async fn as_containers(bed: &Bed, every: usize) -> Result<()> {
 }
 
 /// Cgroups that were asked for are the caller's to remove.
-fn sweep(bed: &Bed) -> Result<()> {
-    super::cgroups::remove(bed, &format!("{}/hostile", bed.node.parent().path()))
+async fn sweep(bed: &Bed) -> Result<()> {
+    super::cgroups::remove(bed, &format!("{}/hostile", bed.node.parent().path())).await
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn some_hostile_values_of_some_fields_break_nothing() -> Result<()> {
     on_a_node(async |bed| {
         as_pods(bed, 29).await?;
         as_containers(bed, 43).await?;
-        sweep(bed)?;
+        sweep(bed).await?;
         the_next_pod_is_fine(bed).await
     })
 }
@@ -194,7 +194,7 @@ fn some_hostile_values_of_some_fields_break_nothing() -> Result<()> {
 fn long_hostile_values_of_every_field_of_a_pod_break_nothing() -> Result<()> {
     on_a_node(async |bed| {
         as_pods(bed, 1).await?;
-        sweep(bed)?;
+        sweep(bed).await?;
         the_next_pod_is_fine(bed).await
     })
 }

@@ -1,12 +1,13 @@
 //! Commands run by ExecSync while the runtime fails, the daemon dies, or their container ends.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use berth_testkit::bed::{Bed, eventually, on_a_node};
 use tonic::Code;
 
-use super::{error, next_pod_is_fine, on_a_node_with_runtime, says};
+use super::{error, next_pod_is_fine, on_a_node_with_runtime, on_a_node_with_runtime_as, says};
 
 /// Waits until no command of this name runs in the node.
 async fn nobody_runs(bed: &Bed, command: &str) -> Result<()> {
@@ -15,6 +16,18 @@ async fn nobody_runs(bed: &Bed, command: &str) -> Result<()> {
         async || {
             let listed = bed.node.run("ps", &["-e", "-o", "args"])?;
             Ok((!listed.lines().any(|line| line.trim() == command)).then_some(()))
+        },
+    )
+    .await
+}
+
+/// Waits until a command of this name runs in the node.
+async fn somebody_runs(bed: &Bed, command: &str) -> Result<()> {
+    eventually(
+        || format!("{command} does not run"),
+        async || {
+            let listed = bed.node.run("ps", &["-e", "-o", "args"])?;
+            Ok(listed.lines().any(|line| line.trim() == command).then_some(()))
         },
     )
     .await
@@ -50,6 +63,41 @@ fn an_exec_that_the_runtime_fails_is_told_and_leaves_nothing() -> Result<()> {
             nobody_runs(bed, "sleep 4801").await?;
         }
         runtime.mend("exec")?;
+        assert_eq!(bed.cri.shell(&id, "echo works").await?, "works");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_command_that_a_shim_by_others_is_slow_to_start_is_killed_once_it_has() -> Result<()> {
+    let shim = crate::anyshim::Subject::runc_v2()?.shim;
+    let told =
+        |program: &Path| format!("shim = {shim:?}\noptions = {{ BinaryName = {program:?} }}");
+    on_a_node_with_runtime_as(told, async |bed, runtime| {
+        let (_, id) = bed.idle("late").await?;
+        for within in [1, 7] {
+            runtime.set("exec", "late")?;
+            let call = {
+                let (cri, id) = (bed.cri.clone(), id.clone());
+                async move { cri.exec_within(&id, &["sh", "-c", "sleep 4802; true"], within).await }
+            };
+            // The shorter one is left by its caller as well, the longer one by nobody.
+            let call = tokio::spawn(call);
+            somebody_runs(bed, "sleep 4802").await?;
+            match within {
+                1 => call.abort(),
+                _ => says(call.await?, Code::DeadlineExceeded, &["sleep 4802"]),
+            }
+            runtime.mend("exec")?;
+            nobody_runs(bed, "sleep 4802").await?;
+        }
+        let bundle = bed.node.path(&format!("/run/berth/bundles/{id}"));
+        let fifos = async || {
+            let names = std::fs::read_dir(&bundle)?.flatten().map(|entry| entry.file_name());
+            let left = names.filter(|name| name.to_string_lossy().starts_with("exec-")).count();
+            Ok((left == 0).then_some(()))
+        };
+        eventually(|| "something of a command is left".to_owned(), fifos).await?;
         assert_eq!(bed.cri.shell(&id, "echo works").await?, "works");
         Ok(())
     })

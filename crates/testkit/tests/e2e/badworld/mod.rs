@@ -12,7 +12,7 @@ mod volume;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use berth_testkit::bed::{Bed, busybox, eventually, on_a_node_with};
@@ -54,6 +54,14 @@ impl Runtime {
 
 /// Runs a test on a node whose OCI runtime is the stand-in over crun.
 fn on_a_node_with_runtime(test: impl AsyncFnOnce(&mut Bed, &Runtime) -> Result<()>) -> Result<()> {
+    on_a_node_with_runtime_as(|program| format!("runtime = {program:?}"), test)
+}
+
+/// The same, where this tells the handler of its runtime.
+fn on_a_node_with_runtime_as(
+    told: impl Fn(&Path) -> String,
+    test: impl AsyncFnOnce(&mut Bed, &Runtime) -> Result<()>,
+) -> Result<()> {
     let runtime = Runtime { dir: tempfile::tempdir()? };
     let (testkit, dir) = (berth_testkit::paths::testkit()?, runtime.dir.path());
     let script = format!(
@@ -62,12 +70,12 @@ fn on_a_node_with_runtime(test: impl AsyncFnOnce(&mut Bed, &Runtime) -> Result<(
         dir.display()
     );
     executable(&runtime.program(), &script)?;
-    let handler = format!("[handlers.berth]\nruntime = {:?}\n", runtime.program());
+    let handler = format!("[handlers.berth]\n{}\n", told(&runtime.program()));
     let config = Config::default().drop_in("50-runtime.toml", &handler);
     on_a_node_with(config, &["busybox"], async |bed| test(bed, &runtime).await)
 }
 
-pub(crate) fn executable(path: &std::path::Path, script: &str) -> Result<()> {
+pub(crate) fn executable(path: &Path, script: &str) -> Result<()> {
     fs::create_dir_all(path.parent().context("a directory")?)?;
     fs::write(path, script)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).context("make it executable")
