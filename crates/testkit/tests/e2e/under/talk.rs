@@ -33,7 +33,7 @@ fn streams_are_the_commands() -> Result<()> {
         assert_eq!(said.stdout, "typed\nover\n");
         let said =
             run_to_its_end(bed, &[], "c", "head -c 3000000 /dev/zero | tr '\\0' x", "").await?;
-        assert_eq!(said.stdout.len(), 3_000_000);
+        assert_eq!((said.code, said.stdout.len()), (Some(0), 3_000_000), "{}", said.stderr);
         let said = run_to_its_end(bed, &["--null-io"], "d", "echo nothing; exit 6", "").await?;
         assert_eq!((said.code, said.stdout.as_str()), (Some(6), ""));
 
