@@ -7,6 +7,7 @@
 //!
 //! The program is one static file of one thread: forking is safe in it.
 
+mod cdi;
 mod changes;
 mod error;
 mod hold;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         "idmap" => answer(idmap::idmap),
         "mount" => answer(mounts::mount),
         "read" => answer(read::read),
+        "cdi" => answer(cdi::cdi),
         "relabel" => answer(relabel::relabel),
         "changes" => answer(changes::changes),
         "pack" => answer(pack::pack),

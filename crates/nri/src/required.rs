@@ -52,7 +52,7 @@ pub(crate) fn check(
     }
     let of_pod: Vec<String> = match &asked {
         None => Vec::new(),
-        Some((key, value)) => serde_saphyr::from_str(value).map_err(|_| {
+        Some((key, value)) => names(value).ok_or_else(|| {
             unreadable(key, value, "must be a list of names, such as [\"a\", \"b\"]")
         })?,
     };
@@ -75,9 +75,44 @@ pub(crate) fn check(
     Err(Error::Missing { missing: missing.join(", "), advice })
 }
 
+/// A list of names as JSON or YAML write one, in one line or with a line for each.
+fn names(text: &str) -> Option<Vec<String>> {
+    let text = text.trim();
+    let flow = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let items: Vec<&str> = match flow {
+        Some(inside) if inside.trim().is_empty() => Vec::new(),
+        Some(inside) => inside.trim_end().trim_end_matches(',').split(',').collect(),
+        None => text.lines().map(|line| line.trim().strip_prefix("- ")).collect::<Option<_>>()?,
+    };
+    items.into_iter().map(|item| name(item.trim())).collect()
+}
+
+/// A name, with quotes or without: nothing in it needs to be quoted.
+fn name(item: &str) -> Option<String> {
+    let quoted = ['"', '\''].into_iter().find_map(|q| item.strip_prefix(q)?.strip_suffix(q));
+    let name = quoted.unwrap_or(item);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+    (!name.is_empty() && name.bytes().all(plain)).then(|| name.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_listed_in_one_line_or_in_several() {
+        let two = vec!["a".to_owned(), "10-b.c".to_owned()];
+        for text in ["[\"a\", \"10-b.c\"]", "['a',10-b.c]", "[a, 10-b.c,]", "- a\n- \"10-b.c\"\n"] {
+            assert_eq!(names(text).as_ref(), Some(&two), "{text}");
+        }
+        for text in ["", " [ ] "] {
+            assert_eq!(names(text), Some(Vec::new()), "{text:?}");
+        }
+        for text in ["a", "a, b", "[a", "[a,,b]", "[[a]]", "[{a: b}]", "-a", "- a b", "- 'a", "- "]
+        {
+            assert_eq!(names(text), None, "{text:?}");
+        }
+    }
     use std::time::Duration;
 
     fn settings(required: &[&str], tolerate: &str) -> Settings {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::devices;
 use crate::error::Error;
@@ -18,7 +18,7 @@ use crate::spec::{DeviceKind, Hook, Mount, Spec};
 const FIELD: &str = "CDI_devices";
 
 /// One specification file.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Specification {
     /// Which version of the interface it is written in.
@@ -26,25 +26,23 @@ pub struct Specification {
     /// `vendor.com/class`.
     pub kind: String,
     #[serde(default)]
-    #[expect(dead_code, reason = "for people")]
     annotations: BTreeMap<String, String>,
     devices: Vec<NamedDevice>,
     #[serde(default)]
     container_edits: Edits,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct NamedDevice {
     name: String,
     #[serde(default)]
-    #[expect(dead_code, reason = "for people")]
     annotations: BTreeMap<String, String>,
     container_edits: Edits,
 }
 
 /// What is changed in a container.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Edits {
     env: Vec<String>,
@@ -54,7 +52,7 @@ pub struct Edits {
     additional_gids: Vec<u32>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Node {
     path: PathBuf,
@@ -69,7 +67,7 @@ struct Node {
     gid: Option<u32>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 enum Kind {
     #[serde(rename = "b")]
     Block,
@@ -79,7 +77,7 @@ enum Kind {
     Fifo,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct BindMount {
     host_path: PathBuf,
@@ -90,7 +88,7 @@ struct BindMount {
     options: Vec<String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct NamedHook {
     hook_name: When,
@@ -102,7 +100,7 @@ struct NamedHook {
     timeout: Option<u32>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 enum When {
     Prestart,
@@ -113,7 +111,8 @@ enum When {
     Poststop,
 }
 
-/// Reads a specification: YAML, of which JSON is a part.
+/// Reads a specification: YAML, of which JSON is a part. That takes half a megabyte of code: it is for a
+/// process that ends.
 ///
 /// # Errors
 /// When it is none, or has a part that is not known.
@@ -128,23 +127,25 @@ pub fn parse(text: &str) -> Result<Specification, Error> {
     Ok(spec)
 }
 
-/// The specifications of a node.
-#[derive(Clone, Debug, Default)]
+/// The specifications of a node. As JSON it is handed from the process that reads them to the one that
+/// uses them.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Library {
     files: Vec<File>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 struct File {
     directory: usize,
     path: PathBuf,
-    read: Result<Specification, Error>,
+    /// Or why it cannot be used.
+    read: Result<Specification, String>,
 }
 
 impl Library {
     /// Adds a file of the directory of this number. What a later directory has comes before what an
     /// earlier one has. A file that cannot be read keeps nobody from the devices of the others.
-    pub fn add(&mut self, directory: usize, path: PathBuf, read: Result<Specification, Error>) {
+    pub fn add(&mut self, directory: usize, path: PathBuf, read: Result<Specification, String>) {
         self.files.push(File { directory, path, read });
     }
 
@@ -420,7 +421,7 @@ devices:
     fn library(files: &[(usize, &str, &str)]) -> Library {
         let mut library = Library::default();
         for (directory, name, text) in files {
-            library.add(*directory, PathBuf::from(name), parse(text));
+            library.add(*directory, PathBuf::from(name), parse(text).map_err(|e| e.to_string()));
         }
         library
     }

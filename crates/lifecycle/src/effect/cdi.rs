@@ -1,21 +1,16 @@
 //! The node's CDI specifications, and what they say of the devices that a container asks for.
 
-use std::io::{ErrorKind, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use berth_oci::cdi::{Edits, Library, parse};
+use berth_oci::cdi::{Edits, Library};
 use berth_oci::facts::DeviceNode;
 use berth_pod::Kind;
 use serde_json::{Value, json};
 
-use super::{Context, Result, blocking, bundle, failed};
-use crate::convert::Fail as _;
+use super::{Context, Result, bundle, failed, helper};
 
 /// Where specifications lie; what the second has comes before what the first has.
 const DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
-
-/// The largest that is read. One for eight accelerators of the largest kind has less than 100 KiB.
-const LARGEST: u64 = 4 << 20;
 
 /// What is to be changed, and the devices of the node that are needed for it.
 pub(super) struct Found {
@@ -28,7 +23,7 @@ pub(super) async fn find(context: &Context, names: &[String]) -> Result<Option<F
     if names.is_empty() {
         return Ok(None);
     }
-    let edits = blocking(library).await?.edits(names)?;
+    let edits = library(context).await?.edits(names)?;
     let nodes: Vec<&Path> = edits.nodes().collect();
     let mounted: Vec<&Path> = edits.mounted().collect();
     let wanted = |want: &'static str| move |path: &&Path| json!({"path": path, "want": want});
@@ -59,26 +54,12 @@ fn absent<T>(names: &[String], what: &str, path: Option<&Path>) -> Result<T> {
     failed(Kind::Invalid, text)
 }
 
-fn library() -> Result<Library> {
-    let mut library = Library::default();
-    for (number, directory) in DIRECTORIES.iter().map(Path::new).enumerate() {
-        let entries = match std::fs::read_dir(directory) {
-            Err(why) if why.kind() == ErrorKind::NotFound => continue,
-            entries => entries.map_err(|e| ("list", directory, e).fail())?,
-        };
-        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        paths.retain(|path| path.extension().is_some_and(|end| end == "json" || end == "yaml"));
-        paths.sort();
-        for path in paths {
-            let text = read(&path).map_err(|e| ("read", path.as_path(), e).fail())?;
-            library.add(number, path, parse(&text));
-        }
+async fn library(context: &Context) -> Result<Library> {
+    let request = json!({"directories": DIRECTORIES});
+    let deadline = context.settings().helper_deadline;
+    let mut answer = helper::call(context, "cdi", &request, deadline).await?;
+    match serde_json::from_value(answer["library"].take()) {
+        Ok(library) => Ok(library),
+        Err(why) => failed(Kind::Broken, format!("berth-helper cdi: {why}")),
     }
-    Ok(library)
-}
-
-fn read(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(LARGEST).read_to_string(&mut text)?;
-    Ok(text)
 }
