@@ -124,7 +124,8 @@ impl Node {
     }
 
     /// Carries one connection to a port that is open inside a pod, on its loopback: of IPv4, or else of
-    /// IPv6. It ends when both directions have, or when either side breaks it off.
+    /// IPv6. It ends when both directions have, when either side breaks it off, or when the pod is not
+    /// ready any more: its network lasts as long as a connection in it.
     ///
     /// # Errors
     /// NotFound, WrongState if the pod is not ready, Unavailable if nobody listens at the port.
@@ -136,6 +137,20 @@ impl Node {
     ) -> Result<(), Error> {
         let view = self.ready_sandbox(pod)?;
         let guests = self.handler_of(&view).and_then(|handler| handler.facts.guest_network);
-        Ok(forward::run(&view, guests, port, client).await?)
+        tokio::select! {
+            done = forward::run(&view, guests, port, client) => Ok(done?),
+            () = self.not_ready(view.id().as_str()) => Ok(()),
+        }
+    }
+
+    /// Waits until a pod is not ready.
+    async fn not_ready(&self, pod: &str) {
+        loop {
+            let changed = self.shared.registry.changed();
+            if self.ready_sandbox(pod).is_err() {
+                return;
+            }
+            changed.await;
+        }
     }
 }

@@ -111,6 +111,23 @@ fn large_answers_are_whole() -> Result<()> {
 }
 
 #[test]
+fn a_connection_ends_with_its_pod() -> Result<()> {
+    on_a_node(async |bed| {
+        let pod = bed.cri.run(&bed.pod("ends")).await?;
+        serve(bed, &pod).await?;
+        let url = bed.cri.forward_url(&pod.id, &[]).await?;
+        let mut forward = Forward::open(&bed.node, &url).await?;
+        let echo = forward.connect(9000).await?;
+        forward.send(echo, b"one", false).await?;
+        assert_eq!(forward.some(echo, 3).await?, b"one");
+        bed.cri.stop_pod(&pod.id).await?;
+        // Its client sends no end: that of the pod is one, and its network goes.
+        assert_eq!(forward.all(echo).await?, (b"one".to_vec(), String::new()));
+        Ok(bed.cri.remove_pod(&pod.id).await?)
+    })
+}
+
+#[test]
 fn what_is_refused() -> Result<()> {
     on_a_node(async |bed| {
         let (pod, _) = bed.idle("refused").await?;
