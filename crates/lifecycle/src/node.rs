@@ -26,7 +26,7 @@ use crate::{Error, nri, pod_task};
 /// The pods of this node. Cheap to clone.
 #[derive(Clone)]
 pub struct Node {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What a command run in a container gave.

@@ -147,7 +147,9 @@ impl Container {
         if let Some(place) = body.place() {
             shared.ledger.begin(&request.id, place);
             if shared.runtime.options().systemd_cgroup {
-                place.tell_systemd(&Config::resources(&request.bundle)?)?;
+                let resources = Config::resources(&request.bundle)?;
+                place.tell_systemd(&resources)?;
+                place.apply(Rest::split(&resources)?.1)?;
             }
         }
         Ok(Self {

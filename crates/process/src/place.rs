@@ -170,7 +170,8 @@ impl Place {
     }
 
     /// Tells systemd, which has made the cgroup, of limits that the runtime has made true: JSON of the
-    /// OCI spec's `linux.resources`. crun (1.8) writes files alone, and systemd would undo that.
+    /// OCI spec's `linux.resources`. crun (1.8) writes files alone, and systemd would undo that. It undoes
+    /// now what it has no property for: [`Place::apply`] comes after this.
     pub(crate) fn tell_systemd(&self, resources: &[u8]) -> Result<()> {
         let path = self.cgroup.path().as_str();
         let Some(scope) = path.rsplit('/').next().filter(|name| name.ends_with(".scope")) else {

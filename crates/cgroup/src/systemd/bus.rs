@@ -58,7 +58,8 @@ pub fn start_slice(name: &str, properties: &[Property]) -> Result<()> {
     }
 }
 
-/// Changes properties of a unit, until the machine is started anew.
+/// Changes properties of a unit, until the machine is started anew, and waits until systemd has written
+/// the files of its cgroup: it writes those that no property stands for (`memory.oom.group`) as well.
 ///
 /// # Errors
 /// As [`start_slice`].
@@ -72,7 +73,13 @@ pub fn set(unit: &str, properties: &[Property]) -> Result<()> {
     body.properties(properties);
     let call = Call { method: "SetUnitProperties", signature: "sba(sv)", ..MANAGER };
     let attempt = Attempt { verb: "set properties of", unit };
-    Connection::open()?.call(&attempt, &call, &body).map(drop)
+    let mut connection = Connection::open()?;
+    connection.call(&attempt, &call, &body)?;
+    // The files are written before the next message is read (systemd 252, manager_loop).
+    let mut body = Writer::default();
+    body.text(unit);
+    let call = Call { method: "GetUnit", signature: "s", ..MANAGER };
+    connection.call(&attempt, &call, &body).map(drop)
 }
 
 /// Stops a unit, and waits until it is. One that there is not is fine.
