@@ -1,5 +1,6 @@
 //! The built shim over real ttrpc, with real runtimes. Needs root, crun, runc and busybox-static.
 
+mod checkpoint;
 mod events;
 mod exec;
 mod fixture;
