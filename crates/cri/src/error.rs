@@ -45,6 +45,26 @@ pub enum Error {
         /// What it said.
         path: String,
     },
+    /// Containers are not made of such checkpoints.
+    #[error("no container is made of the checkpoint {what}: set checkpoints.{key} to allow it")]
+    NoRestore {
+        /// The archive or image.
+        what: String,
+        /// What the configuration has for that.
+        key: &'static str,
+    },
+    /// The image of a checkpoint is not there, and cannot be pulled.
+    #[error(
+        "the checkpoint {checkpoint} is of a container of the image {images}: pull that first ({why})"
+    )]
+    NoBase {
+        /// The archive or image.
+        checkpoint: String,
+        /// What the image is known by.
+        images: String,
+        /// Why it is not here.
+        why: String,
+    },
     /// What a client is to find cannot be offered.
     #[error(transparent)]
     Streaming(#[from] berth_streaming::Error),
@@ -80,6 +100,8 @@ impl Error {
             | Self::Relative { .. }
             | Self::Port(_)
             | Self::PodCidr { .. } => Kind::Invalid,
+            Self::NoRestore { .. } => Kind::Denied,
+            Self::NoBase { .. } => Kind::NotFound,
             Self::Lifecycle(error) => error.kind(),
             Self::Image(error) => of_image(error.kind()),
             Self::Unimplemented(_) => Kind::Unimplemented,

@@ -19,6 +19,7 @@ mod image_service;
 mod messages;
 mod metrics;
 mod parts;
+mod restore;
 mod rpc;
 mod runtime_service;
 mod sessions;
@@ -31,7 +32,7 @@ use berth_proto::cri::v1::image_service_server::ImageServiceServer;
 use berth_proto::cri::v1::runtime_service_server::RuntimeServiceServer;
 
 pub use error::{Error, code_of, status};
-pub use parts::{Condition, Conditions, Observe, Parts, SetPodCidr};
+pub use parts::{Condition, Conditions, Observe, Parts, Restore, SetPodCidr};
 pub use sessions::Sessions;
 
 /// Largest request taken: configurations with many mounts and annotations are far below it.

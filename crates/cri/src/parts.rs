@@ -22,6 +22,8 @@ pub struct Parts {
     pub systemd_cgroups: bool,
     /// Pods may have a user namespace of their own: the kernel id-maps the layers of images.
     pub user_namespaces: bool,
+    /// Of which checkpoints containers are made.
+    pub restore: Restore,
     /// Berth's version.
     pub version: &'static str,
     /// Answered as `info["config"]` of a verbose Status.
@@ -32,6 +34,13 @@ pub struct Parts {
     pub set_pod_cidr: SetPodCidr,
     /// Told of every call's end.
     pub observe: Observe,
+}
+
+/// Of which checkpoints containers are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restore {
+    /// Of archives, by their paths on the node.
+    pub archives: bool,
 }
 
 /// Says how the node is.

@@ -19,6 +19,7 @@ mod pause;
 mod read;
 mod relabel;
 mod stat;
+mod unpack;
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
@@ -48,6 +49,8 @@ fn main() -> ExitCode {
         "relabel" => answer(relabel::relabel),
         "changes" => answer(changes::changes),
         "pack" => answer(pack::pack),
+        "peek" => answer(unpack::peek),
+        "unpack" => answer(unpack::unpack),
         "hold" => answer(hold::hold),
         "pause" => return pause::pause(),
         _ => Err(Error::Verb { verb }),

@@ -88,3 +88,114 @@ fn an_archive_is_there_whole_and_replaces_nothing() {
     assert_eq!((done, &answer["error"]["kind"]), (false, &"not_found".into()));
     assert_eq!(fs::read_dir(&to).unwrap().count(), 1, "nothing else is left");
 }
+
+/// A tar with these entries, whatever their names.
+fn tar_of(path: &Path, entries: &[(&str, tar::EntryType, &[u8])]) {
+    let mut builder = tar::Builder::new(fs::File::create(path).unwrap());
+    for (name, kind, content) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(*kind);
+        header.set_mode(0o755);
+        if *kind == tar::EntryType::Symlink {
+            header.set_link_name(std::str::from_utf8(content).unwrap()).unwrap();
+        }
+        let content = if *kind == tar::EntryType::Symlink { b"" } else { *content };
+        header.set_size(content.len() as u64);
+        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_cksum();
+        builder.append(&header, content).unwrap();
+    }
+    builder.into_inner().unwrap();
+}
+
+fn names(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<_> = entries.map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn an_archive_is_read_again_and_only_what_is_known_comes_out() {
+    use tar::EntryType::{Directory, Regular, Symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let [into, file] = ["into", "a.tar"].map(|name| dir.path().join(name));
+    let entries: [(&str, tar::EntryType, &[u8]); 9] = [
+        ("./config.dump", Regular, br#"{"name": "c"}"#),
+        ("spec.dump", Regular, br#"{"process": {}}"#),
+        ("checkpoint/pages-1.img", Regular, b"memory"),
+        ("checkpoint/below/x", Regular, b"no"),
+        ("checkpoint", Directory, b""),
+        ("etc", Symlink, b"/tmp"),
+        ("/checkpoint/absolute", Regular, b"within"),
+        ("other", Regular, b"no"),
+        ("deleted.files", Regular, br#"["/etc/gone"]"#),
+    ];
+    tar_of(&file, &entries);
+    let (done, seen) = ask("peek", &json!({"archive": file}));
+    assert!(done, "{seen}");
+    assert_eq!(seen["config"]["name"], "c");
+    let request = json!({"archive": file, "into": into, "hostname": "new"});
+    assert_eq!(ask("unpack", &request), (true, json!({"deleted": ["/etc/gone"]})));
+    assert_eq!(names(&into), ["checkpoint", "rootfs-diff.tar", "spec.dump"]);
+    assert_eq!(names(&into.join("checkpoint")), ["absolute", "pages-1.img"]);
+    assert_eq!(fs::read(into.join("rootfs-diff.tar")).unwrap(), b"", "without changes");
+    assert_eq!(names(dir.path()), ["a.tar", "into"], "nothing beside it");
+}
+
+#[test]
+fn an_archive_that_is_wrong_is_refused_by_its_reason() {
+    use tar::EntryType::{GNUSparse, Regular, Symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.tar");
+    let mut count = 0;
+    let mut refused = |verb: &str, says: &str| {
+        count += 1;
+        let request = match verb {
+            "peek" => json!({"archive": file}),
+            _ => {
+                let into = dir.path().join(count.to_string());
+                json!({"archive": file, "into": into, "hostname": "new"})
+            }
+        };
+        let (done, answer) = ask(verb, &request);
+        let message = answer["error"]["message"].as_str().unwrap_or_default();
+        assert!(!done && message.contains(says), "no {says:?} in {answer}");
+        assert_eq!(answer["error"]["kind"], "invalid", "{answer}");
+    };
+    fs::write(&file, "no archive".repeat(100)).unwrap();
+    refused("peek", "is no checkpoint");
+    tar_of(&file, &[("config.dump", Regular, b"{}")]);
+    refused("peek", "no config.dump and spec.dump");
+    tar_of(&file, &[("config.dump", Regular, b"{")]);
+    refused("peek", "no JSON");
+    tar_of(&file, &[("config.dump", Regular, &vec![b' '; (1 << 20) + 1])]);
+    refused("peek", "too large");
+    tar_of(&file, &[("deleted.files", Regular, br#"{"a": 1}"#)]);
+    refused("unpack", "no list");
+    tar_of(&file, &[("checkpoint/../../up", Regular, b"out")]);
+    refused("unpack", "\"..\"");
+    tar_of(&file, &[("checkpoint/a", Regular, &[7; 4096])]);
+    let whole = fs::read(&file).unwrap();
+    fs::write(&file, &whole[..2048]).unwrap();
+    refused("unpack", "cut off");
+    // One byte at the end of a terabyte of nothing.
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(GNUSparse);
+    header.set_path("rootfs-diff.tar").unwrap();
+    header.set_size(1);
+    let gnu = header.as_gnu_mut().unwrap();
+    gnu.set_real_size(1 << 40);
+    gnu.sparse[0].set_offset((1 << 40) - 1);
+    gnu.sparse[0].set_length(1);
+    header.set_cksum();
+    let mut builder = tar::Builder::new(fs::File::create(&file).unwrap());
+    builder.append(&header, &b"x"[..]).unwrap();
+    builder.into_inner().unwrap();
+    refused("unpack", "no plain file");
+    for name in ["rootfs-diff.tar", "spec.dump", "checkpoint/pages-1.img"] {
+        tar_of(&file, &[(name, Symlink, b"/etc/passwd")]);
+        refused("unpack", "no plain file");
+    }
+    assert!(!dir.path().join("up").exists());
+}

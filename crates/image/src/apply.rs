@@ -52,6 +52,16 @@ impl Applied {
 
 /// Applies an archive to an empty directory.
 pub(crate) fn apply(archive: impl Read, into: &Path) -> Result<Applied> {
+    apply_and_hide(archive, &[], into)
+}
+
+/// The same, with a list of names of the layers below that are to be hidden: some write that beside
+/// an archive, and no whiteouts.
+pub(crate) fn apply_and_hide(
+    archive: impl Read,
+    hidden: &[String],
+    into: &Path,
+) -> Result<Applied> {
     let confined = Confined::open(into).map_err(|e| Error::file("open", into, e))?;
     let mut layer = Layer {
         confined,
@@ -66,6 +76,13 @@ pub(crate) fn apply(archive: impl Read, into: &Path) -> Result<Applied> {
     while let Some(entry) = archive.next().map_err(fault)? {
         layer.put(&entry, &mut archive).map_err(|(attempted, source)| Error::Entry {
             entry: String::from_utf8_lossy(&entry.name).into_owned(),
+            attempted,
+            source,
+        })?;
+    }
+    for path in hidden {
+        layer.hide(path.as_bytes()).map_err(|(attempted, source)| Error::Entry {
+            entry: path.clone(),
             attempted,
             source,
         })?;
@@ -130,6 +147,13 @@ impl Layer {
             true => Err(("remember its name", invalid("directories and links of too many bytes"))),
             false => Ok(()),
         }
+    }
+
+    /// Hides a name by its path.
+    fn hide(&mut self, path: &[u8]) -> Attempt<()> {
+        let name = Name::clean(path).at("use its name")?;
+        let (parent, hidden) = name.split();
+        self.whiteout(&parent, hidden, hidden)
     }
 
     fn whiteout(&mut self, parent: &Name, last: &[u8], hidden: &[u8]) -> Attempt<()> {

@@ -4,17 +4,20 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{Timespec, Timestamps};
+use rustix::fs::{Mode, OFlags, Timespec, Timestamps};
 
+use crate::apply::apply_and_hide;
 use crate::confined;
 use crate::database::LayerRow;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::hold::check_name;
+use crate::settle::settle;
 use crate::shelf::{Paths, Shelf};
 
 /// How long a removal waits for the deletion of what it moved away.
@@ -154,6 +157,28 @@ impl Shelf {
         Mount { kind: "overlay".to_owned(), source: "overlay".to_owned(), options }
     }
 
+    /// Makes changes in a writable layer that nothing has written to yet: those in a tar, and names
+    /// that are gone. What an earlier try has made is removed first.
+    pub(crate) fn fill_snapshot(&self, key: &str, changes: &Path, gone: &[String]) -> Result<()> {
+        check_name("snapshot", key)?;
+        let snapshot = self.paths.snapshot(key);
+        let upper = snapshot.join("upper");
+        let Some((image, _)) = read_lower(&snapshot)? else {
+            let absent = io::Error::from(io::ErrorKind::NotFound);
+            return Err(Error::file("change", &snapshot, absent));
+        };
+        let layers = self.state().layers_of(&image)?;
+        empty(&upper).map_err(|e| Error::file("empty", &upper, e))?;
+        self.shape_root(&upper, &layers)?;
+        let open = std::fs::File::open(changes).map_err(|e| Error::file("open", changes, e))?;
+        let applied = apply_and_hide(io::BufReader::new(open), gone, &upper)?;
+        if applied.stands_alone() {
+            return Ok(());
+        }
+        let below: Vec<PathBuf> = layers.iter().map(|row| self.paths.layer(row.number)).collect();
+        settle(&upper, &applied, &below)
+    }
+
     /// The same mount again, without making anything.
     pub(crate) fn find_snapshot(&self, key: &str) -> Result<Option<Mount>> {
         check_name("snapshot", key)?;
@@ -200,21 +225,26 @@ impl Shelf {
     }
 }
 
+/// Removes all that is in a directory.
+fn empty(directory: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = rustix::fs::open(directory, flags, Mode::empty())?;
+    for name in confined::names(&open)? {
+        confined::remove_tree(open.as_fd(), &name)?;
+    }
+    Ok(())
+}
+
 /// Overlay refuses to mount again what was mounted `volatile`, because a crash in between may have
 /// cost data. A container's root is not started again after a crash of the machine, so the mark goes.
 fn forget_volatile(snapshot: &Path) -> Result<()> {
     let path = snapshot.join("work/work");
-    let flags = rustix::fs::OFlags::RDONLY
-        | rustix::fs::OFlags::DIRECTORY
-        | rustix::fs::OFlags::NOFOLLOW
-        | rustix::fs::OFlags::CLOEXEC;
-    match rustix::fs::open(&path, flags, rustix::fs::Mode::empty()) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::open(&path, flags, Mode::empty()) {
         Err(rustix::io::Errno::NOENT) => Ok(()),
         Err(error) => Err(Error::file("open", &path, error)),
-        Ok(work) => {
-            let work = std::os::fd::AsFd::as_fd(&work);
-            confined::remove_tree(work, b"incompat").map_err(|e| Error::file("clear", &path, e))
-        }
+        Ok(work) => confined::remove_tree(work.as_fd(), b"incompat")
+            .map_err(|e| Error::file("clear", &path, e)),
     }
 }
 

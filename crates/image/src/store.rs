@@ -188,6 +188,14 @@ impl Store {
         blocking(move || shelf.prepare(&key, &id)).await
     }
 
+    /// Makes changes in a writable layer that was prepared and never mounted: what is in this tar, and
+    /// paths of the image that are gone. No name in either leads out of the layer. A repeat begins
+    /// anew.
+    pub async fn fill_snapshot(&self, key: &str, changes: &Path, gone: Vec<String>) -> Result<()> {
+        let (shelf, key, changes) = (Arc::clone(&self.shelf), key.to_owned(), changes.to_owned());
+        blocking(move || shelf.fill_snapshot(&key, &changes, &gone)).await
+    }
+
     /// The directories that an image is made of, for an overlay that is only read: the topmost first,
     /// each once, and last an empty one, since overlay wants two at least. Answered from memory.
     pub fn lower_dirs(&self, id: &Digest) -> Result<Vec<PathBuf>> {

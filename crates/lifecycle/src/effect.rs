@@ -15,6 +15,7 @@ mod limits;
 mod namespaces;
 mod network;
 mod pause;
+pub(crate) mod restore;
 mod rootfs;
 mod sandbox;
 mod shim;

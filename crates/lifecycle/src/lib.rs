@@ -37,6 +37,7 @@ mod start;
 pub mod view;
 
 pub use berth_nri::{PluginReport, Settings as NriSettings};
+pub use effect::restore::Checkpointed;
 pub use error::Error;
 pub use events::{Change, Happening, Listening, Silence};
 pub use figures::Step;

@@ -10,6 +10,7 @@ use berth_pod::{ContainerId, Kind, SandboxId};
 use tokio::sync::mpsc;
 
 use crate::command::not_running;
+use crate::effect::restore::{self, Checkpointed};
 use crate::effect::{Context, Trouble, cancel, checkpoint, connection, limit};
 use crate::events::Listening;
 use crate::exec;
@@ -366,6 +367,22 @@ impl Node {
                 Err(Error::new(Kind::Broken, format!("a bug: the checkpoint panicked: {why}")))
             }
         }
+    }
+
+    /// Reads what a checkpoint's archive says, for a container of this pod.
+    ///
+    /// # Errors
+    /// NotFound; Unimplemented when the pod's handler cannot; Invalid when it is no checkpoint.
+    pub async fn checkpointed(
+        &self,
+        sandbox: &str,
+        archive: &std::path::Path,
+    ) -> Result<Checkpointed, Error> {
+        let pod = self.sandbox(sandbox)?;
+        let (_, entry) = self.shared.registry.sandbox(sandbox)?;
+        let (_cancel, canceled) = cancel();
+        let context = Context::new(&self.shared, &pod.record, entry.queue, canceled);
+        Ok(restore::peek(&context, archive).await?)
     }
 
     /// Whether any pod may run on a kernel of its own.

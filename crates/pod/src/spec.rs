@@ -303,6 +303,9 @@ pub struct ContainerSpec {
     pub resources: Resources,
     /// Users, privileges and confinement.
     pub security: Security,
+    /// The archive of the checkpoint that it is made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<PathBuf>,
 }
 
 /// How mounts made later on one side show on the other.

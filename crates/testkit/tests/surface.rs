@@ -286,7 +286,7 @@ const FIELDS: &[(&str, Proof)] = &[
             "oci/tests/rules.rs an_update_changes_what_it_names_and_nothing_else",
         ]),
     ),
-    ("a container made of a checkpoint", Open("restoring: the shim can, the daemon does not ask")),
+    ("a container made of a checkpoint", Open("of archives; not of images")),
     (
         "files of cgroup v2 by name",
         By(&["e2e/cgroup2.rs files_are_written_by_name_at_create_and_at_update"]),

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use berth_cri::Restore;
+
 use super::file::{self, Driver, File, Format};
 use super::handlers::HandlerConfig;
 use super::{Error, duration};
@@ -36,6 +38,7 @@ pub(crate) struct Config {
     pub(crate) helper: String,
     pub(crate) network: NetworkConfig,
     pub(crate) images: ImagesConfig,
+    pub(crate) restore: Restore,
     /// None: there are no plugins.
     pub(crate) nri: Option<NriConfig>,
     pub(crate) deadlines: DeadlinesConfig,
@@ -118,6 +121,7 @@ pub(crate) fn check(file: &File, find_handlers: bool, place: Place<'_>) -> Resul
         helper: check.program("helper.path", &file.helper.path)?,
         network: check.network(&file.network)?,
         images: check.images(&file.images)?,
+        restore: Restore { archives: file.checkpoints.restore_archives },
         nri: check.nri(&file.nri)?,
         deadlines: check.deadlines(&file.deadlines)?,
         state,

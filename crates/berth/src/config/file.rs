@@ -21,6 +21,7 @@ pub(crate) struct File {
     pub(crate) helper: Helper,
     pub(crate) network: Network,
     pub(crate) images: Images,
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) nri: Nri,
     pub(crate) deadlines: Deadlines,
 }
@@ -181,6 +182,13 @@ pub(crate) struct Images {
     pub(crate) parallel_layers: u64,
     pub(crate) parallel_layers_per_pull: u64,
     pub(crate) progress_timeout: String,
+}
+
+/// `[checkpoints]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Checkpoints {
+    pub(crate) restore_archives: bool,
 }
 
 /// `[nri]`.

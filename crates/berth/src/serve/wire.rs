@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use berth_cgroup::Cgroups;
 use berth_cni::{Network, Rendered};
-use berth_cri::{Conditions, Cri, Parts, Sessions};
+use berth_cri::{Conditions, Cri, Observe, Parts, Sessions};
 use berth_image::Store;
 use berth_lifecycle::{Node, Offered, Settings};
 use berth_oci::facts::NodeFacts;
@@ -85,6 +85,7 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
         cgroups,
         systemd_cgroups: config.cgroup_driver == Driver::Systemd,
         user_namespaces,
+        restore: config.restore,
         version: env!("CARGO_PKG_VERSION"),
         config: verbose_config(config),
         conditions: Arc::clone(&conditions),
@@ -92,13 +93,7 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
             let network = Arc::clone(&network);
             Box::new(move |cidr| set_pod_cidr(&network, cidr))
         },
-        observe: {
-            let (calls, rest) = (calls.clone(), Rest::start());
-            Box::new(move |method, code, took| {
-                calls.count(method, code, took);
-                rest.after(method);
-            })
-        },
+        observe: observe(calls.clone()),
     });
     let node_service = NodeServer::new(NodeService {
         node: node.clone(),
@@ -109,6 +104,14 @@ pub(super) async fn wire(config: &Config) -> anyhow::Result<Wired> {
     .max_encoding_message_size(usize::MAX);
     let gather = gather(node.clone(), images, calls);
     Ok(Wired { cri, node_service, node, gather, network })
+}
+
+fn observe(calls: Calls) -> Observe {
+    let rest = Rest::start();
+    Box::new(move |method, code, took| {
+        calls.count(method, code, took);
+        rest.after(method);
+    })
 }
 
 /// A node without streams is better than none: why there are none is told, and answered to who asks.

@@ -52,8 +52,14 @@ pub fn admit_container(
             &linux.resources.unwrap_or_default(),
         )?,
         security: security::admit(&linux.security_context.unwrap_or_default(), pod)?,
+        checkpoint: None,
     };
-    Ok(Admitted { spec, digest: digest::digest("", config), original: Vec::new() })
+    Ok(Admitted { spec, digest: container_digest(config), original: Vec::new() })
+}
+
+/// The digest of the configuration as it was asked for.
+pub fn container_digest(config: &cri::ContainerConfig) -> String {
+    digest::digest("", config)
 }
 
 fn name(metadata: Option<&cri::ContainerMetadata>) -> Result<ContainerName, Refusal> {

@@ -19,7 +19,7 @@ use std::fmt;
 
 use crate::error::clip;
 
-pub use container::admit_container;
+pub use container::{admit_container, container_digest};
 pub use resources::admit_resources;
 pub use sandbox::admit_sandbox;
 pub(crate) use signal::{from_image as signal_from_image, to_cri as signal_to_cri};

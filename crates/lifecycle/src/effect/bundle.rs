@@ -19,7 +19,7 @@ use berth_pod::spec::{
 use berth_pod::{ContainerId, Kind};
 use serde_json::{Value, json};
 
-use super::{Context, Result, Trouble, blocking, cdi, failed, files, helper, volumes};
+use super::{Context, Result, Trouble, blocking, cdi, failed, files, helper, restore, volumes};
 use crate::convert::Fail as _;
 use crate::nri;
 
@@ -58,6 +58,7 @@ pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<Conta
         Some(base) => berth_oci::over_base(base, &spec)?,
         None => to_json(&spec)?,
     };
+    restore::check(context, id, &config)?;
     let bundle = context.layout().bundle(id.as_str());
     let group = group(&context.record.spec.spec);
     blocking(move || write(&bundle, &config, group).and_then(|()| make_rootfs(&bundle))).await?;

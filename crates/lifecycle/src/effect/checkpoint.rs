@@ -60,7 +60,7 @@ pub(crate) async fn write(
     timeout: Option<Duration>,
 ) -> Result<()> {
     let deadline = Instant::now() + timeout.unwrap_or(USUAL);
-    able(context, id)?;
+    able(context, &format!("container {id}"))?;
     let Some(_turn) = context.shared.checkpoints.of(id.as_str()) else {
         return failed(Kind::Busy, format!("a checkpoint of container {id} is being written"));
     };
@@ -80,26 +80,26 @@ pub(crate) async fn write(
     done
 }
 
-/// Can this be done with this container at all?
-fn able(context: &Context, id: &ContainerId) -> Result<()> {
+/// Can containers of this pod be checkpointed, and be made of checkpoints, at all?
+pub(super) fn able(context: &Context, subject: &str) -> Result<()> {
     let handler = context.handler()?;
     if !handler.facts.checkpoint {
         let name = &context.record.handler;
         let text = format!(
-            "container {id} cannot be checkpointed: the OCI runtime of handler {name:?} does not \
-             say that it can (runc with CRIU can)"
+            "{subject}: the OCI runtime of handler {name:?} does not say that it can write and \
+             restore checkpoints (runc with CRIU can)"
         );
         return failed(Kind::Unimplemented, text);
     }
     if context.record.spec.spec.namespaces.user.is_some() {
         let text = format!(
-            "container {id} cannot be checkpointed: its pod has a user namespace, whose ids mean \
-             nothing elsewhere"
+            "{subject}: the pod has a user namespace, whose ids mean nothing elsewhere: no \
+             checkpoint is written or restored there"
         );
         return failed(Kind::Unimplemented, text);
     }
     if !criu() {
-        let text = "a checkpoint needs criu, which is not on PATH: install it";
+        let text = format!("{subject}: a checkpoint needs criu, which is not on PATH: install it");
         return failed(Kind::WrongState, text);
     }
     Ok(())
@@ -252,7 +252,7 @@ async fn is_frozen(shim: &Shim, id: &ContainerId) -> bool {
 }
 
 /// The writable layer of an overlay, and those below it, the uppermost first.
-fn layers(rootfs: &RootfsFact) -> Option<(PathBuf, Vec<PathBuf>)> {
+pub(super) fn layers(rootfs: &RootfsFact) -> Option<(PathBuf, Vec<PathBuf>)> {
     let of = |name: &str| rootfs.options.iter().find_map(|option| option.strip_prefix(name));
     let plain = |path: &str| PathBuf::from(path.replace("\\:", ":").replace("\\,", ","));
     // A layer's directory is `<store>/l/<number>`: a colon can only be in what stands before.

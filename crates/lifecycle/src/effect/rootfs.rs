@@ -13,7 +13,7 @@ use berth_pod::spec::{IdMapping, UserNamespace};
 use berth_pod::{ContainerId, Kind};
 use berth_sys::mounts::{self, Attributes};
 
-use super::{Context, Result, blocking, failed};
+use super::{Context, Result, blocking, failed, restore};
 use crate::convert::Fail as _;
 
 pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<ContainerFact> {
@@ -32,6 +32,7 @@ pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<Conta
         let options = std::mem::take(&mut fact.options);
         fact.options = blocking(move || map_options(options, (&layers, &stage), &user)).await?;
     }
+    restore::unpack(context, id, &fact).await?;
     Ok(ContainerFact::Rootfs(fact))
 }
 

@@ -5,7 +5,7 @@ use berth_pod::spec::{ContainerSpec, Stdin};
 use berth_pod::{ContainerId, Kind};
 use berth_shim_client::{Any, Create, Kind as ShimKind, Mount, Options, Shim, State, Status};
 
-use super::{Context, Result, Trouble, cgroup, connection, exit, failed, shim, stdio};
+use super::{Context, Result, Trouble, cgroup, connection, exit, failed, restore, shim, stdio};
 use crate::carry::Paths;
 use crate::nri;
 
@@ -13,6 +13,7 @@ use crate::nri;
 const END: std::time::Duration = std::time::Duration::from_secs(10);
 
 pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<ContainerFact> {
+    let container = context.container(id)?;
     let shim = connection(context).await?;
     let create = create(context, id).await?;
     let brought_up = bring_up(context, &shim, create, Some(id)).await;
@@ -20,6 +21,7 @@ pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<Conta
         stdio::end(context, id).await;
     }
     let (pid, started_at) = brought_up?;
+    restore::served(container).await;
     Ok(ContainerFact::Task(TaskFact { pid, started_at }))
 }
 
@@ -96,6 +98,7 @@ async fn create(context: &Context, id: &ContainerId) -> Result<Create> {
     let foreign = shim::foreign(context);
     let spec = &c.spec.spec;
     let streams = if foreign { stdio::open(context, id).await? } else { own_streams(spec) };
+    let checkpoint = restore::images(c)?;
     Ok(Create {
         id: id.to_string(),
         bundle: context.layout().bundle(id.as_str()),
@@ -110,7 +113,7 @@ async fn create(context: &Context, id: &ContainerId) -> Result<Create> {
         stderr: streams.stderr,
         stdout: streams.stdout,
         options: options(context, id.as_str())?,
-        checkpoint: None,
+        checkpoint,
     })
 }
 

@@ -143,6 +143,7 @@ pub(crate) fn pod() -> PodRecord {
 /// A container of it that holds nothing and is not answered.
 pub(crate) fn container() -> ContainerRecord {
     let spec = ContainerSpec {
+        checkpoint: None,
         name: ContainerName { name: "c".into(), attempt: 0 },
         image: ImageAsked::default(),
         command: Vec::new(),

@@ -212,6 +212,7 @@ fn pod() -> SandboxSpec {
 
 fn container() -> ContainerSpec {
     ContainerSpec {
+        checkpoint: None,
         name: ContainerName { name: "app".to_owned(), attempt: 0 },
         image: ImageAsked {
             reference: "registry.example/app:1".to_owned(),

@@ -113,6 +113,7 @@ fn sandbox_spec() -> SandboxSpec {
 
 fn container_spec() -> ContainerSpec {
     ContainerSpec {
+        checkpoint: None,
         name: ContainerName { name: "c".into(), attempt: 0 },
         image: ImageAsked::default(),
         command: Vec::new(),

@@ -17,19 +17,19 @@ use tonic::Code;
 use crate::badworld::executable;
 
 /// Counts for ever in a file, and says each number.
-const COUNT: &str = "echo was >/etc/added; rm /etc/passwd; i=0; \
+pub(crate) const COUNT: &str = "echo was >/etc/added; rm /etc/passwd; i=0; \
                      while :; do i=$((i+1)); echo $i | tee /count; sleep 0.1; done";
 
 /// A handler that can, and one that cannot: Debian's crun has no CRIU.
 const HANDLERS: &str = "[handlers.berth]\nruntime = \"/usr/sbin/runc\"\n\
                         [handlers.crun]\nruntime = \"/usr/bin/crun\"\n";
 
-fn config(programs: &Path) -> Config {
+pub(crate) fn config(programs: &Path) -> Config {
     Config::default().drop_in("50-handlers.toml", HANDLERS).programs(programs)
 }
 
 /// Waits until a counting container counts.
-async fn counts(bed: &Bed, id: &str) -> Result<u64> {
+pub(crate) async fn counts(bed: &Bed, id: &str) -> Result<u64> {
     let read = async || {
         let said = bed.cri.shell(id, "cat /count").await;
         Ok(said.ok().and_then(|said| said.trim().parse::<u64>().ok()))
@@ -157,7 +157,7 @@ fn entries(archive: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
 
 /// The directory of a CRIU that works here. Debian 12's does not with each kernel: without one,
 /// what it takes to see a checkpoint is not there, and that is said.
-fn criu() -> Option<PathBuf> {
+pub(crate) fn criu() -> Option<PathBuf> {
     let criu = paths::criu();
     if criu.is_none() {
         eprintln!("skipped: no CRIU works with this kernel (put one in target/testkit/criu)");
@@ -166,7 +166,7 @@ fn criu() -> Option<PathBuf> {
 }
 
 /// What CRIU finds out of the kernel it keeps in /run, and that is no leak.
-fn looked_at_the_kernel(bed: &mut Bed, criu: &Path) -> Result<()> {
+pub(crate) fn looked_at_the_kernel(bed: &mut Bed, criu: &Path) -> Result<()> {
     bed.node.run(&criu.join("criu").display().to_string(), &["check"])?;
     bed.settle()
 }

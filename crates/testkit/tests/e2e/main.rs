@@ -31,6 +31,7 @@ mod nri;
 mod pods;
 mod resources;
 mod restart;
+mod restores;
 mod security;
 mod standin;
 mod stop;
