@@ -94,7 +94,7 @@ pub(crate) async fn start(parts: Parts) -> Result<Arc<Shared>, Error> {
         tokio::spawn(sweep(Arc::clone(&shared), known, stray));
     }
     let interrupted = checkpoint::interrupted(&shared);
-    tokio::spawn(thaw(Arc::clone(&shared), live.clone(), interrupted));
+    thaw(&shared, &live, interrupted);
     tokio::spawn(end_orphans(Arc::clone(&shared), live.clone()));
     first_contact(&shared, live).await;
     shared.plugins.start(&shared).await;
@@ -227,6 +227,7 @@ async fn adopt(shared: &Arc<Shared>, loaded: Loaded) -> Vec<Arc<PodRecord>> {
         if lives {
             live.push(Arc::clone(record));
         }
+        shared.plugins.restored(record);
         let (own, queue) = mpsc::unbounded_channel();
         shared.registry.insert(picture::view(&machine, false, None), own.clone());
         // Mostly the same, and then there is only one of it.
@@ -270,16 +271,17 @@ async fn end_orphans(shared: Arc<Shared>, live: Vec<Arc<PodRecord>>) {
 }
 
 /// Has the containers go on that a dead daemon has frozen for their checkpoints.
-async fn thaw(shared: Arc<Shared>, live: Vec<Arc<PodRecord>>, interrupted: Vec<(String, PathBuf)>) {
+fn thaw(shared: &Arc<Shared>, live: &[Arc<PodRecord>], interrupted: Vec<(String, PathBuf)>) {
     for (id, work) in interrupted {
         let runs = |record: &&Arc<PodRecord>| {
             record.containers.values().any(|c| c.id.as_str() == id && c.running())
         };
         let (queue, _) = mpsc::unbounded_channel();
-        let (_cancel, canceled) = cancel();
+        let (_, canceled) = cancel();
         let of = live.iter().find(runs);
-        let context = of.map(|record| Context::new(&shared, record, queue, canceled));
-        checkpoint::undo(context.as_ref(), &shared, &id, work).await;
+        let context = of.map(|record| Context::new(shared, record, queue, canceled));
+        let shared = Arc::clone(shared);
+        tokio::spawn(async move { checkpoint::undo(context.as_ref(), &shared, &id, work).await });
     }
 }
 

@@ -88,6 +88,9 @@ pub enum Error {
     /// The daemon ends.
     #[error("NRI: the daemon ends")]
     Ending,
+    /// The daemon is wrong.
+    #[error("NRI: a bug: the call of plugins panicked")]
+    Panicked,
 }
 
 /// What sort of failure it is.
@@ -114,7 +117,7 @@ impl Error {
             | Error::Register { .. }
             | Error::Missing { .. }
             | Error::Ending => Kind::Unavailable,
-            Error::Refused { .. } => Kind::Broken,
+            Error::Refused { .. } | Error::Panicked => Kind::Broken,
         }
     }
 }

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::net::UnixListener;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use crate::api::{Container, Event, LinuxResources, PodSandbox};
-use crate::merge::Created;
+use crate::api::{Container, ContainerAdjustment, Event, LinuxResources, PodSandbox};
+use crate::others::Others;
 use crate::plugin::{Incoming, Plugin};
 use crate::{Error, Runtime, Settings, launch, listen, required};
 use work::{Ask, Hub, Work};
@@ -22,6 +22,9 @@ const REGISTERING: usize = 16;
 
 /// How many plugins that are gone are remembered.
 const REMEMBERED: usize = 16;
+
+/// So much may wait to be told or asked. When it is more, the plugin that has taken longest is let go.
+const WAITING: usize = 4096;
 
 /// How long it takes until another connection is accepted when one could not be.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -62,6 +65,8 @@ pub(crate) struct Shared {
     begun_count: AtomicUsize,
     /// Those that are connected, and the last that are not any more.
     pub(crate) reports: Mutex<Vec<PluginReport>>,
+    /// Nobody waits any longer for what is queued: the daemon ends.
+    hurry: watch::Sender<bool>,
 }
 
 impl Shared {
@@ -126,6 +131,7 @@ impl Nri {
             begun: Mutex::default(),
             begun_count: AtomicUsize::new(0),
             reports: Mutex::default(),
+            hurry: watch::Sender::new(false),
         }))
     }
 
@@ -155,7 +161,7 @@ impl Nri {
         }
         while joining.join_next().await.is_some() {}
         if let Some(path) = &self.0.settings.socket {
-            let listener = listen::listen(path)?;
+            let listener = listen::listen(path).await?;
             tracing::info!(socket = %path.display(), "NRI plugins may register");
             tokio::spawn(accept(Arc::clone(&self.0), listener, runtime));
         }
@@ -200,7 +206,11 @@ impl Nri {
     ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         self.0.queue.send(Work::Ask(ask(reply))).map_err(|_| Error::Ending)?;
-        answer.await.map_err(|_| Error::Ending)?
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) if self.0.queue.is_closed() || *self.0.hurry.borrow() => Err(Error::Ending),
+            Err(_) => Err(Error::Panicked),
+        }
     }
 
     /// A sandbox is about to be ready.
@@ -245,7 +255,8 @@ impl Nri {
         required::may_need(&self.0.settings, annotations)
     }
 
-    /// A container is about to be created.
+    /// A container is about to be created: what is to be changed of it, and what plugins want of
+    /// others, which has begun.
     ///
     /// # Errors
     /// A plugin refuses it, two want the same, or one that is required is missing.
@@ -253,7 +264,7 @@ impl Nri {
         &self,
         pod: PodSandbox,
         container: Container,
-    ) -> Result<Created, Error> {
+    ) -> Result<(ContainerAdjustment, Others), Error> {
         self.ask(|reply| Ask::Create(Box::new((pod, container)), reply)).await
     }
 
@@ -269,8 +280,8 @@ impl Nri {
         self.ask(|reply| Ask::Start(Box::new((pod, container)), reply)).await
     }
 
-    /// A container's limits are about to be changed to these: what they are to be, and what else is to
-    /// be changed.
+    /// A container's limits are about to be changed to these: what they are to be, and what plugins
+    /// want of others, which has begun.
     ///
     /// # Errors
     /// A plugin refuses it, or two want the same.
@@ -279,7 +290,7 @@ impl Nri {
         pod: PodSandbox,
         container: Container,
         resources: LinuxResources,
-    ) -> Result<(LinuxResources, Created), Error> {
+    ) -> Result<(LinuxResources, Others), Error> {
         self.ask(|reply| Ask::Update(Box::new((pod, container, resources)), reply)).await
     }
 
@@ -289,10 +300,19 @@ impl Nri {
         let _ = self.0.queue.send(Work::Tell(Box::new(telling)));
     }
 
-    /// Tells all plugins that the daemon ends, and ends the programs that it has started.
+    /// Tells all plugins that the daemon ends, and ends the programs that it has started. What is
+    /// queued has the time of one request; then they are told without it.
     pub async fn shut_down(&self) {
-        let (done, ended) = oneshot::channel();
-        if self.active() && self.0.queue.send(Work::End(done)).is_ok() {
+        self.shut_down_within(self.0.settings.request).await;
+    }
+
+    async fn shut_down_within(&self, limit: Duration) {
+        let (done, mut ended) = oneshot::channel();
+        if !self.active() || self.0.queue.send(Work::End(done)).is_err() {
+            return;
+        }
+        if tokio::time::timeout(limit, &mut ended).await.is_err() {
+            self.0.hurry.send_replace(true);
             let _ = ended.await;
         }
     }

@@ -23,6 +23,7 @@ mod hub;
 mod launch;
 mod listen;
 mod merge;
+mod others;
 mod owners;
 pub mod peer;
 mod plugin;
@@ -40,7 +41,8 @@ use std::time::Duration;
 pub use berth_proto::nri::v1alpha1 as api;
 pub use error::{Error, Kind, Result};
 pub use hub::{Nri, PluginReport, Telling};
-pub use merge::{Created, removal};
+pub use merge::removal;
+pub use others::Others;
 pub use peer::Failure;
 
 /// Where plugins are, and how long they may take.
@@ -85,13 +87,15 @@ pub trait Runtime: Send + Sync + 'static {
     fn state(&self, begun: &HashSet<String>) -> State;
 
     /// Changes containers' limits as plugins ask; gives those that could not be changed, and why not,
-    /// but for those that may fail. One that is gone is no failure.
+    /// but for those that may fail. One that is gone is no failure. The first poll begins all of them:
+    /// of two changes of a container the later poll's stays.
     fn update(
         &self,
         updates: Vec<api::ContainerUpdate>,
     ) -> Boxed<'_, Vec<(api::ContainerUpdate, String)>>;
 
-    /// Ends a container at once, for this reason. One that is gone is no failure.
+    /// Ends a container at once, for this reason; the first poll begins it. One that is gone is no
+    /// failure.
     fn evict(&self, eviction: api::ContainerEviction)
     -> Boxed<'_, std::result::Result<(), String>>;
 }

@@ -38,14 +38,14 @@ pub(crate) struct Creation {
 }
 
 /// What came of a creation.
-#[derive(Clone, Debug, Default)]
-pub struct Created {
+#[derive(Debug, Default)]
+pub(crate) struct Created {
     /// What is to be changed of the container.
-    pub adjust: ContainerAdjustment,
+    pub(crate) adjust: ContainerAdjustment,
     /// What is to be changed of others.
-    pub update: Vec<berth_proto::nri::v1alpha1::ContainerUpdate>,
+    pub(crate) update: Vec<berth_proto::nri::v1alpha1::ContainerUpdate>,
     /// Which others are to end.
-    pub evict: Vec<ContainerEviction>,
+    pub(crate) evict: Vec<ContainerEviction>,
 }
 
 impl Creation {
@@ -63,7 +63,7 @@ impl Creation {
     /// Takes what a plugin answers.
     ///
     /// # Errors
-    /// Another one has set the same.
+    /// Another one has set the same, or it wants the container itself to end.
     pub(crate) fn take(
         &mut self,
         answer: CreateContainerResponse,
@@ -73,6 +73,11 @@ impl Creation {
             self.adjust(adjust, plugin)?;
         }
         self.updates.add(answer.update, plugin)?;
+        if answer.evict.iter().any(|one| one.container_id == self.container.id) {
+            let id = &self.container.id;
+            let why = format!("it evicts container {id}, which is being created: refuse that");
+            return Err(Error::Wrong { plugin: plugin.to_owned(), why });
+        }
         self.evict.extend(answer.evict);
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! One plugin: how it comes in, and how it is called.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prost::Message as _;
 use tokio::net::UnixStream;
@@ -27,7 +27,11 @@ pub(crate) struct Plugin {
     /// Two digits.
     pub(crate) index: String,
     pub(crate) name: String,
+    /// Which one it is of several with this index and name.
+    pub(crate) number: u32,
     pub(crate) peer: Peer,
+    /// How long its answers took since it was last up to date, ns.
+    spent: AtomicU64,
     /// What it wants to hear of, a bit for each.
     events: u32,
     /// What it hears of by StateChange, as plugins of before NRI 0.11 do.
@@ -137,13 +141,28 @@ impl Plugin {
         let events = answer.map_err(|why| why.to_string()).and_then(|said| events(said.events));
         let events =
             events.map_err(|why| wrong(&format!("{index}-{name}"), format!("Configure: {why}")))?;
-        let (old, program) = (AtomicU32::new(0), incoming.program);
-        Ok(Plugin { index, name, peer, events, old, program })
+        let (old, spent, program) = (AtomicU32::new(0), AtomicU64::new(0), incoming.program);
+        Ok(Plugin { index, name, number: 1, peer, spent, events, old, program })
     }
 
-    /// Its index and name: what it is called in messages, and as an owner.
+    /// Its index and name, and its number if there are several of these: what it is called in messages,
+    /// and as an owner.
     pub(crate) fn full_name(&self) -> String {
-        format!("{}-{}", self.index, self.name)
+        let (index, name) = (&self.index, &self.name);
+        match self.number {
+            1 => format!("{index}-{name}"),
+            number => format!("{index}-{name} ({number})"),
+        }
+    }
+
+    /// How long its answers took since nothing was waiting.
+    pub(crate) fn spent(&self) -> Duration {
+        Duration::from_nanos(self.spent.load(Ordering::Relaxed))
+    }
+
+    /// Nothing waits for it.
+    pub(crate) fn is_up_to_date(&mut self) {
+        *self.spent.get_mut() = 0;
     }
 
     /// Does it want to hear of this?
@@ -168,7 +187,11 @@ impl Plugin {
         request: &impl prost::Message,
         limit: Duration,
     ) -> Result<Option<T>, After> {
-        match self.peer.call(method, request, limit).await {
+        let begin = Instant::now();
+        let answer = self.peer.call(method, request, limit).await;
+        let took = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.spent.fetch_add(took, Ordering::Relaxed);
+        match answer {
             Ok(answer) => Ok(Some(answer)),
             Err(Failure::Refused { code: code::UNIMPLEMENTED, .. }) => Ok(None),
             Err(why) => Err(why.into()),

@@ -64,7 +64,10 @@ fn text(path: &Path) -> String {
 pub(crate) fn container(pod: &PodRecord, c: &ContainerRecord, config: Option<&Spec>) -> Container {
     let asked = &c.spec.spec;
     let mut shown = config.map_or_else(|| bare(asked), of_config);
-    shown.annotations.extend(asked.annotations.clone());
+    // A plugin may have set them otherwise.
+    for (key, value) in &asked.annotations {
+        shown.annotations.entry(key.clone()).or_insert_with(|| value.clone());
+    }
     let linux = shown.linux.get_or_insert_default();
     linux.seccomp_profile = profile(&asked.security.seccomp);
     let state = match (c.exit.is_some(), c.running()) {

@@ -17,9 +17,10 @@ mod runtime;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use berth_nri::api::ContainerAdjustment;
-use berth_nri::{Nri, Settings};
+use berth_nri::{Nri, Others, Settings};
 use berth_oci::{Spec, from_json, update_resources};
 use berth_pod::record::{ContainerRecord, Failure, PodFact, PodRecord, PodResources, SandboxFact};
 use berth_pod::spec::Resources;
@@ -28,6 +29,9 @@ use berth_pod::{ContainerId, Kind, SandboxId};
 use crate::effect::{Context, Result};
 use crate::layout::Layout;
 use crate::shared::Shared;
+
+/// How long a creation or an update waits for what plugins want of other containers.
+const OTHERS: Duration = Duration::from_secs(5);
 
 /// The plugins, and what they have been told that no record says.
 pub(crate) struct Plugins {
@@ -54,6 +58,20 @@ impl Plugins {
             tolerate: String::new(),
         }));
         Self { nri, enabled, stopped: Mutex::default() }
+    }
+
+    /// A record of an earlier daemon: what of it has passed plugins and is not listed is noted, as if
+    /// it had passed now.
+    pub(crate) fn restored(&self, record: &PodRecord) {
+        if !self.enabled {
+            return;
+        }
+        if !record.answered && record.sandbox.held().is_some() {
+            self.nri.pass(record.id.as_str());
+        }
+        for c in record.containers.values().filter(|c| !c.answered && c.bundle.held().is_some()) {
+            self.nri.pass(c.id.as_str());
+        }
     }
 
     /// Starts them, where there are to be any; the pods must be known by now.
@@ -181,12 +199,24 @@ pub(crate) async fn create_container(
     }
     let (pod, shown) =
         (describe::pod(&context.record), describe::container(&context.record, c, Some(spec)));
-    let created = nri.create_container(pod, shown).await?;
-    let set = created.adjust.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+    let (adjust, others) = nri.create_container(pod, shown).await?;
+    let set = adjust.linux.as_ref().and_then(|linux| linux.resources.as_ref());
     let limits = set.map(limits::taken).filter(|set| *set != Resources::default());
     let limits = limits.map(|set| Box::new(set.over(&c.resources)));
-    runtime::others(&context.shared, created.update, created.evict).await;
-    Ok(Adjusted { limits, adjust: created.adjust })
+    wait_for(others, &c.id).await;
+    Ok(Adjusted { limits, adjust })
+}
+
+/// Waits a little for what plugins want of others beside this container: one that cannot be killed
+/// must not hold it up.
+async fn wait_for(others: Others, beside: &ContainerId) {
+    if tokio::time::timeout(OTHERS, others.done()).await.is_err() {
+        let container = beside.as_str();
+        tracing::warn!(
+            container,
+            "what NRI plugins want of other containers is not done yet: it goes on without"
+        );
+    }
 }
 
 /// A container that has been made, with this process, is about to be started.
@@ -215,7 +245,7 @@ pub(crate) async fn update_container(
     let config = config(Layout(&shared.settings), &c.id);
     let shown = describe::container(pod, c, config.as_ref());
     let told = nri.update_container(describe::pod(pod), shown, limits::shown(&asked)).await;
-    let (to, more) = told.map_err(|why| failure(&why))?;
+    let (to, others) = told.map_err(|why| failure(&why))?;
     let fixed = limits::unchangeable(&to);
     if !fixed.is_empty() {
         let text = format!(
@@ -225,7 +255,7 @@ pub(crate) async fn update_container(
         );
         return Err(Failure::new(Kind::Unimplemented, text));
     }
-    runtime::others(shared, more.update, more.evict).await;
+    wait_for(others, &c.id).await;
     Ok(Resources { oom_score_adj: asked.oom_score_adj, ..limits::taken(&to) })
 }
 
@@ -243,4 +273,51 @@ pub(crate) async fn update_sandbox(
         [&to.overhead, &to.containers].map(|resources| resources.as_ref().map(limits::shown));
     let told = nri.update_pod_sandbox(describe::pod(record), overhead, containers).await;
     told.map_err(|why| failure(&why))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use berth_pod::record::Slot;
+
+    use super::*;
+    use crate::pod_task::tests::{container, pod};
+
+    #[test]
+    fn what_passed_plugins_before_the_daemon_died_and_is_not_listed_is_noted() {
+        let mut plugins = Plugins::new(None);
+        plugins.enabled = true;
+        let mut record = pod();
+        let mut c = container();
+        let (pod_id, c_id) = (record.id.clone(), c.id.clone());
+        record.containers.insert(c_id.clone(), Arc::new(c.clone()));
+        plugins.restored(&record);
+        assert!(!plugins.nri.passed(pod_id.as_str()) && !plugins.nri.passed(c_id.as_str()));
+        // Its sandbox is up, and the container's bundle is written.
+        record.sandbox = Slot::Held(SandboxFact::default().into());
+        c.bundle = Slot::Held(().into());
+        record.containers.insert(c_id.clone(), Arc::new(c.clone()));
+        plugins.restored(&record);
+        assert!(plugins.nri.settle(pod_id.as_str()) && plugins.nri.settle(c_id.as_str()));
+        (record.answered, c.answered) = (true, true);
+        record.containers.insert(c_id.clone(), Arc::new(c));
+        plugins.restored(&record);
+        assert!(!plugins.nri.passed(pod_id.as_str()) && !plugins.nri.passed(c_id.as_str()));
+    }
+
+    #[test]
+    fn annotations_are_shown_as_a_plugin_has_left_them() {
+        let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
+        };
+        let mut c = container();
+        let mut asked = c.spec.spec.clone();
+        asked.annotations = map(&[("a", "asked"), ("b", "asked")]);
+        let admitted = berth_pod::spec::Admitted { spec: asked, ..(*c.spec).clone() };
+        c.spec = admitted.into();
+        let config = Spec { annotations: map(&[("a", "set"), ("c", "set")]), ..Spec::default() };
+        let shown = describe::container(&pod(), &c, Some(&config));
+        assert_eq!(shown.annotations, map(&[("a", "set"), ("b", "asked"), ("c", "set")]));
+    }
 }

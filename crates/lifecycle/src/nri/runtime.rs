@@ -52,24 +52,6 @@ impl Runtime for Pods {
     }
 }
 
-/// Does what plugins want of other containers, in passing: what fails is told and changes nothing.
-pub(super) async fn others(
-    shared: &Arc<Shared>,
-    updates: Vec<ContainerUpdate>,
-    evictions: Vec<ContainerEviction>,
-) {
-    for eviction in evictions {
-        if let Err(why) = evict(shared, &eviction).await {
-            let container = eviction.container_id;
-            tracing::warn!(container, error = why, "a container that an NRI plugin evicts stays");
-        }
-    }
-    for (update, why) in update(shared, updates).await {
-        let container = update.container_id;
-        tracing::warn!(container, error = why, "what an NRI plugin asked for does not work");
-    }
-}
-
 async fn evict(shared: &Arc<Shared>, eviction: &ContainerEviction) -> Result<(), String> {
     let (container, reason) = (&eviction.container_id, &eviction.reason);
     tracing::warn!(container, reason, "an NRI plugin evicts a container");
@@ -77,31 +59,34 @@ async fn evict(shared: &Arc<Shared>, eviction: &ContainerEviction) -> Result<(),
     node.stop_container(container, Duration::ZERO).await.map_err(|why| why.to_string())
 }
 
+/// All of them are begun in their order by the first poll: each is in its pod's queue then.
 async fn update(
     shared: &Arc<Shared>,
     updates: Vec<ContainerUpdate>,
 ) -> Vec<(ContainerUpdate, String)> {
-    let node = Node::over(shared);
-    let mut failed = Vec::new();
-    for update in updates {
-        let resources = update.linux.clone().and_then(|linux| linux.resources).unwrap_or_default();
-        let fixed = limits::unchangeable(&resources);
-        let done = match fixed.is_empty() {
-            false => Err(format!("{} cannot be changed once it is created", fixed.join(", "))),
-            true => match node.set_resources(&update.container_id, limits::taken(&resources)).await
-            {
-                Err(why) if why.kind() != Kind::NotFound => Err(why.to_string()),
-                _ => Ok(()),
-            },
-        };
+    let each = updates.into_iter().map(async |update| {
+        let done = change(&Node::over(shared), &update).await;
         match done {
             Err(why) if update.ignore_failure => {
                 let container = &update.container_id;
                 tracing::info!(container, error = why, "an update that may fail has failed");
+                None
             }
-            Err(why) => failed.push((update, why)),
-            Ok(()) => {}
+            Err(why) => Some((update, why)),
+            Ok(()) => None,
         }
+    });
+    futures_util::future::join_all(each).await.into_iter().flatten().collect()
+}
+
+async fn change(node: &Node, update: &ContainerUpdate) -> Result<(), String> {
+    let resources = update.linux.clone().and_then(|linux| linux.resources).unwrap_or_default();
+    let fixed = limits::unchangeable(&resources);
+    if !fixed.is_empty() {
+        return Err(format!("{} cannot be changed once it is created", fixed.join(", ")));
     }
-    failed
+    match node.set_resources(&update.container_id, limits::taken(&resources)).await {
+        Err(why) if why.kind() != Kind::NotFound => Err(why.to_string()),
+        _ => Ok(()),
+    }
 }

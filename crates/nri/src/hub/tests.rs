@@ -5,7 +5,7 @@ use tokio::net::UnixStream;
 
 use super::*;
 use crate::api::{
-    ConfigureResponse, ContainerAdjustment, ContainerUpdate, CreateContainerRequest,
+    ConfigureResponse, ContainerEviction, ContainerUpdate, CreateContainerRequest,
     CreateContainerResponse, Empty, RegisterPluginRequest, StateChangeEvent, SynchronizeRequest,
     ValidateContainerAdjustmentResponse,
 };
@@ -18,7 +18,19 @@ const LONG: Duration = Duration::from_secs(20);
 /// What plugins were called, in order: who, and what.
 type Log = Arc<Mutex<Vec<String>>>;
 
-struct Node;
+/// The pods; evictions wait until they are let go on.
+#[derive(Clone)]
+struct Node {
+    evictions: Arc<Semaphore>,
+    /// What was begun, in order.
+    begun: Log,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self { evictions: Arc::new(Semaphore::new(0)), begun: Log::default() }
+    }
+}
 
 impl Runtime for Node {
     fn state(&self, begun: &HashSet<String>) -> State {
@@ -30,11 +42,19 @@ impl Runtime for Node {
     }
 
     fn update(&self, updates: Vec<ContainerUpdate>) -> Boxed<'_, Vec<(ContainerUpdate, String)>> {
-        Box::pin(async move { updates.into_iter().map(|one| (one, "no".to_owned())).collect() })
+        Box::pin(async move {
+            let ids = updates.iter().map(|one| format!("update {}", one.container_id));
+            self.begun.lock().unwrap().extend(ids);
+            updates.into_iter().map(|one| (one, "no".to_owned())).collect()
+        })
     }
 
-    fn evict(&self, _: crate::api::ContainerEviction) -> Boxed<'_, Result<(), String>> {
-        Box::pin(async { Ok(()) })
+    fn evict(&self, eviction: ContainerEviction) -> Boxed<'_, Result<(), String>> {
+        Box::pin(async move {
+            self.begun.lock().unwrap().push(format!("evict {}", eviction.container_id));
+            let _ = self.evictions.acquire().await;
+            Ok(())
+        })
     }
 }
 
@@ -45,6 +65,10 @@ struct Bed {
 }
 
 async fn bed(change: impl FnOnce(&mut Settings)) -> Bed {
+    bed_over(Node::new(), change).await
+}
+
+async fn bed_over(node: Node, change: impl FnOnce(&mut Settings)) -> Bed {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = Settings {
         runtime: ("test".into(), "1".into()),
@@ -59,7 +83,7 @@ async fn bed(change: impl FnOnce(&mut Settings)) -> Bed {
     };
     change(&mut settings);
     let nri = Nri::new(settings);
-    nri.start(Arc::new(Node)).await.unwrap();
+    nri.start(Arc::new(node)).await.unwrap();
     Bed { nri, dir, log: Log::default() }
 }
 
@@ -73,6 +97,17 @@ fn nothing() -> Does {
 impl Bed {
     /// Connects a plugin with an index, and waits until it has joined. It notes what it is called.
     async fn plugin(&self, index: &'static str, events: &[Event], does: Does) -> Peer {
+        self.plugin_called(index, &format!("{index}-p"), events, does).await
+    }
+
+    /// The same, which is then listed under this name.
+    async fn plugin_called(
+        &self,
+        index: &'static str,
+        called: &str,
+        events: &[Event],
+        does: Does,
+    ) -> Peer {
         let mask = events.iter().map(|event| 1 << (*event as i32 - 1)).sum();
         let log = Arc::clone(&self.log);
         let handler: Handler = Arc::new(move |method, request| {
@@ -107,7 +142,7 @@ impl Bed {
             nri_version: String::new(),
         };
         peer.call::<Empty>("RegisterPlugin", &request, LONG).await.unwrap();
-        self.until(|report| report.iter().any(|one| one.name == format!("{index}-p"))).await;
+        self.until(|report| report.iter().any(|one| one.name == called)).await;
         peer
     }
 
@@ -159,10 +194,10 @@ async fn plugins_are_called_in_the_order_of_their_indices() {
     let _late = bed.plugin("20", &events, annotates("late")).await;
     let _early = bed.plugin("10", &events, annotates("early")).await;
     bed.said();
-    let created = bed.nri.create_container(pod(), container("c")).await.unwrap();
+    let (adjust, _) = bed.nri.create_container(pod(), container("c")).await.unwrap();
     assert_eq!(bed.said(), ["10 CreateContainer", "20 CreateContainer"]);
     // The later one has seen what the earlier one did.
-    let set = created.adjust.annotations;
+    let set = adjust.annotations;
     assert_eq!((set["early"].as_str(), set["late"].as_str()), ("0", "1"));
 }
 
@@ -185,8 +220,8 @@ async fn one_that_hangs_is_let_go_and_the_others_go_on() {
     let events = [Event::CreateContainer];
     let hanging = bed.plugin("10", &events, hangs).await;
     let _good = bed.plugin("20", &events, annotates("good")).await;
-    let created = bed.nri.create_container(pod(), container("c")).await.unwrap();
-    assert!(created.adjust.annotations.contains_key("good"));
+    let (adjust, _) = bed.nri.create_container(pod(), container("c")).await.unwrap();
+    assert!(adjust.annotations.contains_key("good"));
     hanging.closed().await;
     bed.until(|report| {
         report.iter().any(|one| {
@@ -337,4 +372,127 @@ async fn the_end_is_told() {
     bed.nri.shut_down().await;
     assert_eq!(bed.said(), ["10 Shutdown"]);
     assert!(!bed.nri.active());
+}
+
+/// Answers each call when it is let go on.
+fn gated(gate: &Arc<Semaphore>) -> Does {
+    let gate = Arc::clone(gate);
+    Arc::new(move |_, _| {
+        let gate = Arc::clone(&gate);
+        Box::pin(async move {
+            gate.acquire().await.unwrap().forget();
+            Ok(Vec::new())
+        })
+    })
+}
+
+async fn has_heard(bed: &Bed, what: &str) {
+    let heard = async {
+        while !bed.log.lock().unwrap().iter().any(|one| one == what) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LONG, heard).await.expect("it is never told");
+}
+
+#[tokio::test]
+async fn a_plugin_that_too_much_waits_for_is_let_go_and_the_others_hear_all_of_it() {
+    let bed = bed(|_| {}).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let events = [Event::RemovePodSandbox];
+    let slow = bed.plugin("10", &events, gated(&gate)).await;
+    let _good = bed.plugin("20", &events, nothing()).await;
+    bed.said();
+    let tell = || {
+        bed.nri.tell(|| Telling::Pod(Event::RemovePodSandbox, Box::new(pod())));
+    };
+    tell();
+    has_heard(&bed, "10 RemovePodSandbox").await;
+    for _ in 0..=WAITING {
+        tell();
+    }
+    gate.add_permits(1);
+    slow.closed().await;
+    bed.nri.stop_pod_sandbox(pod()).await;
+    let said = bed.said();
+    let heard = |who: &str| said.iter().filter(|one| one.starts_with(who)).count();
+    assert_eq!((heard("10"), heard("20")), (1, WAITING + 2));
+    let report = bed.nri.report();
+    let gone = report.iter().find_map(|one| one.gone.as_ref()).unwrap();
+    assert!(gone.contains("calls wait for it"), "{gone}");
+    assert!(bed.nri.active());
+}
+
+#[tokio::test]
+async fn what_is_queued_does_not_hold_up_the_end_of_the_daemon() {
+    let bed = bed(|_| {}).await;
+    let hangs: Does = Arc::new(|method, _| match method {
+        "Shutdown" => Box::pin(async { Ok(Vec::new()) }),
+        _ => Box::pin(std::future::pending()),
+    });
+    let _peer = bed.plugin("10", &[Event::RunPodSandbox, Event::RemovePodSandbox], hangs).await;
+    bed.said();
+    for _ in 0..1000 {
+        bed.nri.tell(|| Telling::Pod(Event::RemovePodSandbox, Box::new(pod())));
+    }
+    let asked = bed.nri.run_pod_sandbox(pod());
+    let (asked, ()) = tokio::join!(asked, bed.nri.shut_down_within(Duration::ZERO));
+    assert!(matches!(asked, Err(Error::Ending)), "{asked:?}");
+    assert_eq!(bed.said().last().unwrap(), "10 Shutdown");
+    assert!(!bed.nri.active());
+}
+
+#[tokio::test]
+async fn a_panic_costs_one_call_and_the_next_is_answered() {
+    let bed = bed(|_| {}).await;
+    let _peer = bed.plugin("10", &[Event::RunPodSandbox], nothing()).await;
+    bed.nri.tell(|| panic!("a bug"));
+    bed.nri.run_pod_sandbox(pod()).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_plugins_of_one_name_are_two_and_must_not_set_the_same() {
+    let bed = bed(|_| {}).await;
+    let events = [Event::CreateContainer];
+    let _one = bed.plugin("10", &events, annotates("same")).await;
+    let two = bed.plugin_called("10", "10-p (2)", &events, annotates("same")).await;
+    let why = bed.nri.create_container(pod(), container("c")).await.unwrap_err().to_string();
+    assert!(why.contains("10-p and 10-p (2) both set"), "{why}");
+    drop(two);
+    bed.until(|report| {
+        report.iter().any(|one| one.name == "10-p (2)" && one.gone.is_some())
+            && report.iter().any(|one| one.name == "10-p" && one.gone.is_none())
+    })
+    .await;
+    bed.nri.create_container(pod(), container("c")).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_plugins_want_of_others_is_begun_in_order_and_no_call_waits_for_it() {
+    let node = Node::new();
+    let bed = bed_over(node.clone(), |_| {}).await;
+    let evicts: Does = Arc::new(|_, request| {
+        Box::pin(async move {
+            let new = CreateContainerRequest::decode(&request[..]).unwrap().container.unwrap().id;
+            let victim =
+                ContainerEviction { container_id: format!("of {new}"), ..Default::default() };
+            let one = ContainerUpdate { container_id: format!("of {new}"), ..Default::default() };
+            let answer = CreateContainerResponse {
+                update: vec![one],
+                evict: vec![victim],
+                ..Default::default()
+            };
+            Ok(answer.encode_to_vec())
+        })
+    });
+    let _peer = bed.plugin("10", &[Event::CreateContainer], evicts).await;
+    let (_, first) = bed.nri.create_container(pod(), container("a")).await.unwrap();
+    let (_, second) = bed.nri.create_container(pod(), container("b")).await.unwrap();
+    let begun = ["evict of a", "update of a", "evict of b", "update of b"];
+    assert_eq!(*node.begun.lock().unwrap(), begun);
+    let mut first = Box::pin(first.done());
+    assert!(futures_util::poll!(&mut first).is_pending());
+    node.evictions.add_permits(2);
+    first.await;
+    second.done().await;
 }

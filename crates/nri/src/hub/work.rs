@@ -1,21 +1,24 @@
 //! What the hub does with each entry of its queue.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Shared, Telling};
+use super::{Shared, Telling, WAITING};
 use crate::api::{
-    Container, CreateContainerRequest, CreateContainerResponse, Empty, Event, LinuxResources,
-    PluginInstance, PodSandbox, PostCreateContainerRequest, PostStartContainerRequest,
-    PostUpdateContainerRequest, PostUpdatePodSandboxRequest, RemoveContainerRequest,
-    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StopContainerRequest,
-    StopContainerResponse, StopPodSandboxRequest, UpdateContainerRequest, UpdateContainerResponse,
-    UpdatePodSandboxRequest, ValidateContainerAdjustmentRequest,
+    Container, ContainerAdjustment, CreateContainerRequest, CreateContainerResponse, Empty, Event,
+    LinuxResources, PluginInstance, PodSandbox, PostCreateContainerRequest,
+    PostStartContainerRequest, PostUpdateContainerRequest, PostUpdatePodSandboxRequest,
+    RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
+    StopContainerRequest, StopContainerResponse, StopPodSandboxRequest, UpdateContainerRequest,
+    UpdateContainerResponse, UpdatePodSandboxRequest, ValidateContainerAdjustmentRequest,
     ValidateContainerAdjustmentResponse,
 };
 use crate::error::After;
 use crate::merge::{Created, Creation};
+use crate::others::Others;
 use crate::plugin::Plugin;
 use crate::resources::lay;
 use crate::sync::synchronize;
@@ -29,9 +32,9 @@ pub(super) enum Ask {
     RunPod(Box<PodSandbox>, Reply<()>),
     StopPod(Box<PodSandbox>, Reply<()>),
     UpdatePod(Box<(PodSandbox, Option<LinuxResources>, Option<LinuxResources>)>, Reply<()>),
-    Create(Box<(PodSandbox, Container)>, Reply<Created>),
+    Create(Box<(PodSandbox, Container)>, Reply<(ContainerAdjustment, Others)>),
     Start(Box<(PodSandbox, Container)>, Reply<()>),
-    Update(Box<(PodSandbox, Container, LinuxResources)>, Reply<(LinuxResources, Created)>),
+    Update(Box<(PodSandbox, Container, LinuxResources)>, Reply<(LinuxResources, Others)>),
 }
 
 /// An entry of the queue.
@@ -56,7 +59,16 @@ impl Hub {
     }
 
     pub(super) async fn run(mut self, mut works: mpsc::UnboundedReceiver<Work>) {
+        let mut most = WAITING;
         loop {
+            if works.is_empty() {
+                self.plugins.iter_mut().for_each(Plugin::is_up_to_date);
+                most = WAITING;
+            } else if works.len() > most {
+                self.drop_slowest(works.len());
+                // What has gathered is worked off before another one is to blame.
+                most = works.len() + WAITING;
+            }
             let work = tokio::select! {
                 work = works.recv() => work,
                 () = any_closed(&self.plugins) => {
@@ -64,22 +76,48 @@ impl Hub {
                     continue;
                 }
             };
-            match work {
-                None => return,
-                Some(Work::Ask(ask)) => Box::pin(self.answer(ask)).await,
-                Some(Work::Tell(telling)) => Box::pin(self.tell(telling())).await,
-                Some(Work::Join(plugin, done)) => {
-                    Box::pin(self.join(*plugin)).await;
-                    let _ = done.send(());
-                }
-                Some(Work::End(done)) => {
-                    Box::pin(self.end()).await;
-                    let _ = done.send(());
-                    return;
-                }
+            let Some(work) = work else { return };
+            if let Work::End(done) = work {
+                Box::pin(self.end()).await;
+                let _ = done.send(());
+                return;
+            }
+            let mut hurry = self.shared.hurry.subscribe();
+            let done = AssertUnwindSafe(Box::pin(self.work(work))).catch_unwind();
+            let panicked = tokio::select! {
+                biased;
+                _ = hurry.wait_for(|hurry| *hurry) => false,
+                done = done => done.is_err(),
+            };
+            if panicked {
+                tracing::error!("a bug: a call of NRI plugins panicked; they are called on");
             }
             self.drop_closed();
         }
+    }
+
+    async fn work(&mut self, work: Work) {
+        match work {
+            Work::Ask(ask) => self.answer(ask).await,
+            Work::Tell(telling) => self.tell(telling()).await,
+            Work::Join(plugin, done) => {
+                self.join(*plugin).await;
+                let _ = done.send(());
+            }
+            // The loop's.
+            Work::End(_) => {}
+        }
+    }
+
+    /// So much waits for them: lets go of the one that the most time went to.
+    fn drop_slowest(&mut self, waiting: usize) {
+        let Some(slowest) = self.plugins.iter().max_by_key(|plugin| plugin.spent()) else { return };
+        let (plugin, spent) = (slowest.full_name(), slowest.spent());
+        tracing::error!(plugin, waiting, ?spent, "an NRI plugin is too slow for what happens");
+        slowest.peer.close(&format!(
+            "{waiting} calls wait for it: it has taken {spent:?} over those before them"
+        ));
+        self.drop_closed();
     }
 
     /// Lets go of plugins whose connections are lost.
@@ -115,14 +153,30 @@ impl Hub {
                 if !self.begins(&of.1.id, &reply) {
                     return;
                 }
-                let _ = reply.send(self.create(of.0, of.1).await);
+                let created = self.create(of.0, of.1).await;
+                if reply.is_closed() {
+                    return;
+                }
+                let created = match created {
+                    Ok(created) => Ok((created.adjust, self.others(created.update, created.evict))),
+                    Err(why) => Err(why),
+                };
+                let _ = reply.send(created);
             }
             Ask::Start(of, reply) => {
                 let _ = reply.send(self.of_container(Event::StartContainer, &of.0, &of.1).await);
             }
             Ask::Update(of, reply) => {
                 let (pod, container, resources) = *of;
-                let _ = reply.send(self.update(pod, container, resources).await);
+                let updated = self.update(pod, container, resources).await;
+                if reply.is_closed() {
+                    return;
+                }
+                let updated = match updated {
+                    Ok((to, more)) => Ok((to, self.others(more.update, more.evict))),
+                    Err(why) => Err(why),
+                };
+                let _ = reply.send(updated);
             }
         }
     }
@@ -351,25 +405,25 @@ impl Hub {
             // It has stopped whatever one of them says: the others are told as well.
             refused = refused.and(taken);
         }
-        self.apply(updates.into_all());
+        // Nobody waits for it.
+        drop(self.others(updates.into_all(), Vec::new()));
         refused
     }
 
-    /// Changes what plugins ask for; the queue does not wait for it.
-    fn apply(&self, updates: Vec<crate::api::ContainerUpdate>) {
-        if updates.is_empty() {
-            return;
-        }
-        let runtime = Arc::clone(&self.runtime);
-        tokio::spawn(async move {
-            for (update, why) in runtime.update(updates).await {
-                let container = update.container_id;
-                tracing::warn!(container, error = %why, "what an NRI plugin asked for does not work");
-            }
-        });
+    /// Begins what plugins want of other containers; the queue does not wait for it.
+    fn others(
+        &self,
+        updates: Vec<crate::api::ContainerUpdate>,
+        evictions: Vec<crate::api::ContainerEviction>,
+    ) -> Others {
+        Others::begin(&self.runtime, updates, evictions)
     }
 
-    async fn join(&mut self, plugin: Plugin) {
+    async fn join(&mut self, mut plugin: Plugin) {
+        self.drop_closed();
+        while self.plugins.iter().any(|other| other.full_name() == plugin.full_name()) {
+            plugin.number += 1;
+        }
         let name = plugin.full_name();
         let begun = self.shared.activate();
         let runtime = Arc::clone(&self.runtime);
@@ -386,7 +440,7 @@ impl Hub {
                 self.shared.report(name, None);
                 self.plugins.push(plugin);
                 self.plugins.sort_by(|a, b| (&a.index, &a.name).cmp(&(&b.index, &b.name)));
-                self.apply(updates);
+                drop(self.others(updates, Vec::new()));
             }
             Err(After::Refused(why) | After::Lost(why)) => {
                 let why = format!("Synchronize: {why}");

@@ -190,3 +190,15 @@ fn rdt_is_set_by_part_and_removed_as_a_whole() {
     let set = c.into_created().adjust.linux.unwrap().rdt.unwrap();
     assert_eq!(set, LinuxRdt { clos_id: clos("b"), ..Default::default() });
 }
+
+#[test]
+fn what_is_being_created_cannot_be_evicted() {
+    let evict = |id: &str| CreateContainerResponse {
+        evict: vec![ContainerEviction { container_id: id.into(), ..Default::default() }],
+        ..Default::default()
+    };
+    let mut c = creation();
+    c.take(evict("other"), "10-x").unwrap();
+    let why = c.take(evict("c"), "10-x").unwrap_err().to_string();
+    assert!(why.contains("10-x: it evicts container c"), "{why}");
+}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use berth_testkit::bed::{busybox, on_a_node, on_a_node_with};
+use berth_testkit::bed::{busybox, eventually, on_a_node, on_a_node_with};
 use berth_testkit::config::Config;
 use berth_testkit::nri::{Behaviour, Does, Plugin, quiet};
 use berth_testkit::specs::Container;
@@ -88,6 +88,40 @@ fn after_a_restart_of_the_daemon_a_plugin_that_comes_back_is_given_everything() 
         assert_eq!(plugin.hears("StopContainer").await?.container.id, id);
         bed.cri.clear(&pod.id).await?;
         assert_eq!(plugin.hears("RemovePodSandbox").await?.pod.id, pod.id);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_creation_that_a_dead_daemon_left_unclaimed_is_told_once() -> Result<()> {
+    on_a_node(async |bed| {
+        let pod = bed.cri.run(&bed.pod("unclaimed")).await?;
+        let gate = Arc::new(Semaphore::new(0));
+        let waits = Arc::clone(&gate);
+        let does: Behaviour = Arc::new(move |call, _| {
+            (call == "CreateContainer").then(|| Does::Wait(Arc::clone(&waits)))
+        });
+        let plugin = Plugin::join(&bed.node, "10", "before", does).await?;
+        let container = Container::idle("a", &busybox());
+        let (cri, of, wanted) = (bed.cri.clone(), pod.clone(), container.clone());
+        let creating = tokio::spawn(async move { cri.create(&of, &wanted).await });
+        let id = plugin.hears("CreateContainer").await?.container.id;
+        // Its caller leaves, and it is made all the same.
+        creating.abort();
+        assert!(creating.await.unwrap_err().is_cancelled());
+        gate.add_permits(1);
+        let config = bed.node.path(&format!("/run/berth/bundles/{id}/config.json"));
+        let made = async || Ok(config.exists().then_some(()));
+        eventually(|| "it is not made".to_owned(), made).await?;
+        bed.crash().await?;
+        let plugin = Plugin::join(&bed.node, "10", "after", quiet()).await?;
+        assert_eq!(bed.cri.create(&pod, &container).await?, id);
+        plugin.hears("PostCreateContainer").await?;
+        let calls = plugin.calls();
+        let told = calls.iter().filter(|call| {
+            call.all.iter().any(|name| name == "a") || call.name == "CreateContainer"
+        });
+        ensure!(told.count() == 1, "{calls:?}");
         Ok(())
     })
 }
