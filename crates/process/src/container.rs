@@ -145,12 +145,13 @@ impl Container {
     ) -> Result<Self> {
         let (body, stdio) = Body::create(&request, &shared, config).await?;
         if let Some(place) = body.place() {
-            shared.ledger.begin(&request.id, place);
             if shared.runtime.options().systemd_cgroup {
                 let resources = Config::resources(&request.bundle)?;
-                place.tell_systemd(&resources)?;
+                place.tell_systemd(&resources).await?;
                 place.apply(Rest::split(&resources)?.1)?;
             }
+            // Last: what fails here has no end that would be noted.
+            shared.ledger.begin(&request.id, place);
         }
         Ok(Self {
             root,
@@ -399,7 +400,7 @@ impl Container {
         self.shared.runtime.update(self.id(), self.bundle(), &own).await?;
         let Some(place) = place else { return Ok(()) };
         if self.shared.runtime.options().systemd_cgroup {
-            place.tell_systemd(resources)?;
+            place.tell_systemd(resources).await?;
         }
         place.apply(rest)
     }

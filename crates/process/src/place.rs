@@ -171,8 +171,9 @@ impl Place {
 
     /// Tells systemd, which has made the cgroup, of limits that the runtime has made true: JSON of the
     /// OCI spec's `linux.resources`. crun (1.8) writes files alone, and systemd would undo that. It undoes
-    /// now what it has no property for: [`Place::apply`] comes after this.
-    pub(crate) fn tell_systemd(&self, resources: &[u8]) -> Result<()> {
+    /// now what it has no property for: [`Place::apply`] comes after this. The bus may be slow, and this
+    /// process has one thread for everything: another one waits.
+    pub(crate) async fn tell_systemd(&self, resources: &[u8]) -> Result<()> {
         let path = self.cgroup.path().as_str();
         let Some(scope) = path.rsplit('/').next().filter(|name| name.ends_with(".scope")) else {
             return Ok(());
@@ -186,7 +187,11 @@ impl Place {
         let mut properties = systemd::properties(self.version, &resources)?;
         properties.extend(weight.map(|weight| systemd::Property::Number("CPUWeight", weight)));
         properties.extend(systemd::of_files(&rest.unified));
-        Ok(systemd::set(scope, &properties)?)
+        let scope = scope.to_owned();
+        match tokio::task::spawn_blocking(move || systemd::set(&scope, &properties)).await {
+            Ok(done) => Ok(done?),
+            Err(_) => Err(Error::Cancelled { id: path.to_owned() }),
+        }
     }
 
     /// Applies all of an update, where no runtime does: JSON of the OCI spec's `linux.resources`.

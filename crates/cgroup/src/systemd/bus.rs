@@ -1,9 +1,12 @@
 //! Calls to systemd's manager over the system bus, each on a connection of its own.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::Property;
 use super::wire::{self, Call, FAILURE, FIXED, Message, Writer};
@@ -11,8 +14,10 @@ use crate::error::{Error, Result};
 
 /// Where the bus listens (D-Bus specification, "Well-known Message Bus Instances").
 const SOCKET: &str = "/run/dbus/system_bus_socket";
-/// How long systemd may take for one thing.
+/// How long systemd may take for one thing, with all that is said for it.
 const LIMIT: Duration = Duration::from_secs(30);
+/// More is no line of an authentication.
+const LINE: u64 = 4096;
 
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
@@ -114,27 +119,60 @@ struct Attempt<'a> {
     unit: &'a str,
 }
 
-struct Connection {
-    stream: BufReader<UnixStream>,
-    serial: u32,
+/// A socket that is read until a point in time and no longer, in however small pieces it is answered.
+struct Patient {
+    stream: UnixStream,
     end: Instant,
+}
+
+impl Patient {
+    /// Connects; a bus that lets nobody in any more is waited for until then, too.
+    fn connect(path: &Path, end: Instant) -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        set_socket_timeout(&socket, Timeout::Send, Some(left))?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok(Self { stream: UnixStream::from(socket), end })
+    }
+}
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.read(buffer)
+    }
+}
+
+struct Connection {
+    stream: BufReader<Patient>,
+    socket: PathBuf,
+    serial: u32,
+    /// The connection of systemd: anybody may send signals.
+    manager: String,
     /// Jobs that were done before it was known which one is ours.
     done: Vec<(String, String)>,
-    subscribed: bool,
 }
 
 impl Connection {
     fn open() -> Result<Self> {
-        let path = Path::new(SOCKET);
-        let broken = |error| Error::Bus { socket: path.to_owned(), source: error };
-        let stream = UnixStream::connect(path).map_err(broken)?;
-        stream.set_write_timeout(Some(LIMIT)).map_err(broken)?;
+        Self::over(Path::new(SOCKET), LIMIT)
+    }
+
+    fn over(path: &Path, limit: Duration) -> Result<Self> {
+        let broken = |source| Error::Bus { socket: path.to_owned(), source };
+        let stream = Patient::connect(path, Instant::now() + limit).map_err(broken)?;
         let mut connection = Self {
             stream: BufReader::new(stream),
+            socket: path.to_owned(),
             serial: 0,
-            end: Instant::now() + LIMIT,
+            manager: String::new(),
             done: Vec::new(),
-            subscribed: false,
         };
         connection.authenticate().map_err(broken)?;
         let attempt = Attempt { verb: "greet", unit: "the bus" };
@@ -142,51 +180,54 @@ impl Connection {
         Ok(connection)
     }
 
+    fn broken(&self, source: io::Error) -> Error {
+        Error::Bus { socket: self.socket.clone(), source }
+    }
+
     /// EXTERNAL: the kernel tells the bus who we are; the user's number stands in hexadecimal digits
     /// of its decimal ones.
-    fn authenticate(&mut self) -> std::io::Result<()> {
+    fn authenticate(&mut self) -> io::Result<()> {
         let user = rustix::process::geteuid().as_raw().to_string();
         let digits: String = user.bytes().map(|byte| format!("{byte:02x}")).collect();
         self.send(format!("\0AUTH EXTERNAL {digits}\r\n").as_bytes())?;
-        self.patience()?;
         let mut line = String::new();
-        self.stream.read_line(&mut line)?;
+        self.stream.by_ref().take(LINE).read_line(&mut line)?;
         if !line.starts_with("OK ") {
-            return Err(std::io::Error::other(format!("it does not let us in: {}", line.trim())));
+            return Err(io::Error::other(format!("it does not let us in: {}", line.trim())));
         }
         self.send(b"BEGIN\r\n")
     }
 
-    fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.stream.get_mut().write_all(bytes)
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.get_mut().stream.write_all(bytes)
     }
 
-    /// What is left of the time may be spent on the next read.
-    fn patience(&self) -> std::io::Result<()> {
-        let left = self.end.saturating_duration_since(Instant::now());
-        self.stream.get_ref().set_read_timeout(Some(left.max(Duration::from_millis(1))))
-    }
-
-    fn next(&mut self) -> std::io::Result<Message> {
-        let wrong = || std::io::Error::from(std::io::ErrorKind::InvalidData);
-        self.patience()?;
+    fn next(&mut self) -> io::Result<Message> {
+        let wrong = || io::Error::from(io::ErrorKind::InvalidData);
         let mut fixed = [0; FIXED];
         self.stream.read_exact(&mut fixed)?;
+        let rest = wire::rest(&fixed).ok_or_else(wrong)?;
         let mut bytes = fixed.to_vec();
-        bytes.resize(FIXED + wire::rest(&fixed).ok_or_else(wrong)?, 0);
-        self.stream.read_exact(&mut bytes[FIXED..])?;
-        wire::parse(&bytes).ok_or_else(wrong)
+        // Memory is taken as bytes come, not as lengths promise.
+        let got = self.stream.by_ref().take(rest as u64).read_to_end(&mut bytes)?;
+        if got < rest {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let message = wire::parse(&bytes).ok_or_else(wrong)?;
+        if let Some((job, result)) = message.job()
+            && message.sender == self.manager
+        {
+            self.done.push((job.to_owned(), result.to_owned()));
+        }
+        Ok(message)
     }
 
     /// Calls and waits for the answer.
     fn call(&mut self, attempt: &Attempt<'_>, call: &Call<'_>, body: &Writer) -> Result<Message> {
         self.serial += 1;
-        self.send(&call.message(self.serial, body)).map_err(broken)?;
+        self.send(&call.message(self.serial, body)).map_err(|why| self.broken(why))?;
         loop {
-            let message = self.next().map_err(broken)?;
-            if let Some((job, result)) = message.job() {
-                self.done.push((job.to_owned(), result.to_owned()));
-            }
+            let message = self.next().map_err(|why| self.broken(why))?;
             if message.answers != self.serial {
                 continue;
             }
@@ -200,17 +241,16 @@ impl Connection {
 
     /// Calls for a job and waits until it is done.
     fn job(&mut self, attempt: &Attempt<'_>, call: &Call<'_>, body: &Writer) -> Result<()> {
-        if !self.subscribed {
-            let mut rule = Writer::default();
-            rule.text(
-                "type='signal',interface='org.freedesktop.systemd1.Manager',member='JobRemoved'",
-            );
-            let listen = Call { method: "AddMatch", signature: "s", ..BUS };
-            self.call(attempt, &listen, &rule)?;
-            // systemd sends signals while somebody is subscribed.
-            self.call(attempt, &Call { method: "Subscribe", ..MANAGER }, &Writer::default())?;
-            self.subscribed = true;
-        }
+        let mut rule = Writer::default();
+        rule.text(
+            "type='signal',sender='org.freedesktop.systemd1',\
+             interface='org.freedesktop.systemd1.Manager',member='JobRemoved'",
+        );
+        let listen = Call { method: "AddMatch", signature: "s", ..BUS };
+        self.call(attempt, &listen, &rule)?;
+        // systemd sends signals while somebody is subscribed.
+        let subscribe = Call { method: "Subscribe", ..MANAGER };
+        self.manager = self.call(attempt, &subscribe, &Writer::default())?.sender;
         let answer = self.call(attempt, call, body)?;
         let job = answer.text().unwrap_or_default().to_owned();
         loop {
@@ -220,16 +260,9 @@ impl Connection {
                     result => Err(attempt.refused(format!("job {result}"), String::new())),
                 };
             }
-            let message = self.next().map_err(broken)?;
-            if let Some((job, result)) = message.job() {
-                self.done.push((job.to_owned(), result.to_owned()));
-            }
+            self.next().map_err(|why| self.broken(why))?;
         }
     }
-}
-
-fn broken(source: std::io::Error) -> Error {
-    Error::Bus { socket: SOCKET.into(), source }
 }
 
 impl Attempt<'_> {
@@ -237,3 +270,6 @@ impl Attempt<'_> {
         Error::Unit { attempted: self.verb, unit: self.unit.to_owned(), name, text }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -151,6 +151,39 @@ impl Call<'_> {
     }
 }
 
+/// A message with these fields, as the bus hands it on.
+#[cfg(test)]
+pub(super) fn whole(message: &Message, body: &Writer) -> Vec<u8> {
+    let mut out = Writer::default();
+    for byte in [b'l', message.kind, 0, 1] {
+        out.byte(byte);
+    }
+    out.number(length(body.0.len()));
+    out.number(1);
+    out.array(8, |array| {
+        if message.answers != 0 {
+            array.byte(5);
+            array.signature("u");
+            array.number(message.answers);
+        }
+        let texts = [
+            (3, "s", &message.member),
+            (4, "s", &message.error),
+            (7, "s", &message.sender),
+            (8, "g", &message.signature),
+        ];
+        for (code, kind, value) in texts.into_iter().filter(|(.., value)| !value.is_empty()) {
+            array.align(8);
+            array.byte(code);
+            array.signature(kind);
+            if kind == "g" { array.signature(value) } else { array.text(value) }
+        }
+    });
+    out.align(8);
+    out.0.extend(&body.0);
+    out.0
+}
+
 /// What came, as far as it matters.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Message {
@@ -158,6 +191,8 @@ pub(super) struct Message {
     pub(super) kind: u8,
     /// The serial of the call that it answers.
     pub(super) answers: u32,
+    /// The connection that sent it, as the bus says.
+    pub(super) sender: String,
     /// The name of a failure.
     pub(super) error: String,
     /// The name of a signal.
@@ -191,6 +226,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Message> {
             (5, "u") => message.answers = reader.number()?,
             (3, "s") => message.member = reader.text()?.to_owned(),
             (4, "s") => message.error = reader.text()?.to_owned(),
+            (7, "s") => message.sender = reader.text()?.to_owned(),
             (8, "g") => message.signature = reader.signature()?.to_owned(),
             (_, "s" | "o") => drop(reader.text()?),
             (_, "u") => drop(reader.number()?),
