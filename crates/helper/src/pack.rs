@@ -41,8 +41,7 @@ pub(crate) fn pack(request: Request) -> Result<Done> {
             linked.map_err(|e| failed("put in place", e.into()))?;
         }
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) if directory.is_dir() => {
-            let name = location.file_name().unwrap_or_default().to_string_lossy();
-            let hidden = directory.join(format!(".{name}.partial"));
+            let hidden = hidden(directory, &from);
             let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC;
             let flags = flags | OFlags::NOFOLLOW;
             let file = rustix::fs::openat(CWD, &hidden, flags, MODE);
@@ -60,6 +59,15 @@ pub(crate) fn pack(request: Request) -> Result<Done> {
         Err(why) => return Err(failed("write", why.into())),
     }
     Ok(Done {})
+}
+
+/// The name of what is not whole yet, by the directory that is packed: two of them never write to one
+/// file, and what is left of one that was killed is written over by its next.
+fn hidden(directory: &Path, from: &Path) -> PathBuf {
+    let of = from.file_name().unwrap_or_default().to_string_lossy();
+    // A file's name ends at 255 bytes.
+    let of: String = of.chars().take(32).collect();
+    directory.join(format!(".{of}.partial"))
 }
 
 fn write(from: &Path, file: OwnedFd) -> std::io::Result<File> {
@@ -83,4 +91,20 @@ fn write(from: &Path, file: OwnedFd) -> std::io::Result<File> {
     // A name must not lead to half of it after a power cut.
     file.sync_all()?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_whole_is_hidden_under_a_name_of_its_own() {
+        let id = "a".repeat(64);
+        let of = |from: &str| hidden(Path::new("/out"), Path::new(from));
+        assert_eq!(
+            of(&format!("/work/{id}")),
+            PathBuf::from(format!("/out/.{}.partial", &id[..32]))
+        );
+        assert_ne!(of("/work/one"), of("/work/two"));
+    }
 }

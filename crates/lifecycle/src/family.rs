@@ -1,6 +1,7 @@
 //! What a command has started: a shim by others kills only the command's first process.
 
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use berth_cgroup::Cgroup;
 use berth_shim_client::Shim;
@@ -8,6 +9,9 @@ use berth_sys::{Pid, Signal, pidfd, process};
 
 /// More processes than this are no family.
 const MOST: usize = 10_000;
+
+/// How long they may take to stand still, all together.
+const STOP: Duration = Duration::from_secs(1);
 
 /// The processes that descend from an exec, if they are in the container's cgroup. They are stopped:
 /// none of them starts another one before it is killed.
@@ -21,20 +25,33 @@ pub(crate) async fn of(shim: &Shim, id: &str, exec: &str, cgroup: &Cgroup) -> Ve
 
 fn descend(first: Pid, cgroup: &Cgroup) -> Vec<OwnedFd> {
     let (mut family, mut generation) = (Vec::new(), vec![first]);
+    let end = Instant::now() + STOP;
     while !generation.is_empty() && family.len() < MOST {
         let open: Vec<_> =
             generation.iter().filter_map(|pid| Some((*pid, pidfd::open(*pid).ok()?))).collect();
         // Compared after the open: a number may have come to name a stranger.
         let members = cgroup.processes().unwrap_or_default();
         generation.clear();
-        for (pid, process) in open.into_iter().filter(|(pid, _)| members.contains(pid)) {
-            // Its children are all there once it takes a signal: a fork that sees one begins anew.
-            let _ = pidfd::send(&process, Signal::STOP);
+        let own: Vec<_> = open.into_iter().filter(|(pid, _)| members.contains(pid)).collect();
+        for (_, process) in &own {
+            let _ = pidfd::send(process, Signal::STOP);
+        }
+        for (pid, process) in own {
+            stand_still(pid, end);
             generation.extend(process::children(pid).unwrap_or_default());
             family.push(process);
         }
     }
     family
+}
+
+/// Waits until a process that is told to has stopped, or it is time: its children are all there then. A
+/// fork under way ends before it.
+fn stand_still(pid: Pid, end: Instant) {
+    let runs = |letter| !matches!(letter, 'T' | 't' | 'Z' | 'X');
+    while process::stat(pid).is_ok_and(|stat| runs(stat.state.letter())) && Instant::now() < end {
+        std::thread::sleep(Duration::from_micros(100));
+    }
 }
 
 /// Kills them; who has ended already is no matter.

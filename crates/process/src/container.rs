@@ -78,6 +78,8 @@ pub(crate) struct Container {
     created: SystemTime,
     life: Life,
     paused: Mutex<bool>,
+    /// One freeze, thaw or checkpoint at a time: CRIU freezes anew, at its end, what was frozen.
+    freezing: tokio::sync::Mutex<()>,
     execs: Mutex<BTreeMap<String, Arc<Exec>>>,
     serial: AtomicU64,
     /// Kills for want of memory that were counted in cgroups of execs that are gone.
@@ -159,6 +161,7 @@ impl Container {
             created: SystemTime::now(),
             life: Life::new(stdio),
             paused: Mutex::new(false),
+            freezing: tokio::sync::Mutex::new(()),
             execs: Mutex::default(),
             serial: AtomicU64::new(0),
             counted: AtomicU64::new(0),
@@ -373,6 +376,7 @@ impl Container {
     }
 
     pub(crate) async fn pause(&self) -> Result<()> {
+        let _turn = self.freezing.lock().await;
         self.must_run("pause")?;
         self.shared.runtime.pause(self.id(), self.bundle()).await?;
         *lock(&self.paused) = true;
@@ -380,6 +384,7 @@ impl Container {
     }
 
     pub(crate) async fn resume(&self) -> Result<()> {
+        let _turn = self.freezing.lock().await;
         self.must_run("resume")?;
         self.shared.runtime.resume(self.id(), self.bundle()).await?;
         *lock(&self.paused) = false;
@@ -407,6 +412,7 @@ impl Container {
 
     /// Writes the container's state to a directory.
     pub(crate) async fn checkpoint(&self, wanted: &Checkpoint) -> Result<()> {
+        let _turn = self.freezing.lock().await;
         self.must_run("checkpoint")?;
         self.shared.runtime.checkpoint(self.id(), self.bundle(), wanted).await
     }

@@ -26,8 +26,12 @@ use crate::shared::Shared;
 
 /// How long it may take if the caller does not say.
 const USUAL: Duration = Duration::from_secs(120);
+/// A longer time is not waited for.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// How long the container may take to go on afterwards.
 const THAW: Duration = Duration::from_secs(10);
+/// The first pause before that is tried again, and the longest.
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 /// What of the time is kept for putting an answer together.
 const LEAST: Duration = Duration::from_millis(100);
 
@@ -59,9 +63,9 @@ pub(crate) async fn write(
     location: &Path,
     timeout: Option<Duration>,
 ) -> Result<()> {
-    let deadline = Instant::now() + timeout.unwrap_or(USUAL);
+    let deadline = Instant::now() + timeout.unwrap_or(USUAL).min(LONGEST);
     able(context, &format!("container {id}"))?;
-    let Some(_turn) = context.shared.checkpoints.of(id.as_str()) else {
+    let Some(turn) = context.shared.checkpoints.of(id.as_str()) else {
         return failed(Kind::Busy, format!("a checkpoint of container {id} is being written"));
     };
     free(context, location).await?;
@@ -73,10 +77,16 @@ pub(crate) async fn write(
         Ok(()) => begun.pack(location).await,
         Err(why) => Err(why),
     };
-    // By its directory a new daemon knows that there is a container to thaw.
     if !begun.frozen {
         blocking(move || files::remove(&work)).await?;
+        return done;
     }
+    // By its directory a new daemon knows that there is a container to thaw, if this one dies.
+    std::mem::forget(turn);
+    let (shared, id) = (Arc::clone(&context.shared), id.to_string());
+    let (_, canceled) = super::cancel();
+    let again = Context::new(&shared, &context.record, context.queue.clone(), canceled);
+    tokio::spawn(async move { undo(Some(&again), &shared, &id, work).await });
     done
 }
 
@@ -147,7 +157,7 @@ struct Begun<'a> {
     id: &'a ContainerId,
     work: &'a Path,
     deadline: Instant,
-    /// It could not be made to go on.
+    /// It is not known to go on.
     frozen: bool,
 }
 
@@ -168,7 +178,7 @@ impl Begun<'_> {
             Err(why) => Err(why.into()),
         };
         let goes_on = resume(&shim, self.id).await;
-        self.frozen = goes_on.is_err() && is_frozen(&shim, self.id).await;
+        self.frozen = goes_on.is_err();
         done.and(goes_on)?;
         self.describe().await
     }
@@ -226,7 +236,7 @@ impl Begun<'_> {
     }
 }
 
-/// Has a container go on. Its runtime may be busy with it still.
+/// Has a container go on: it does when this says so. Its runtime may be busy with it still.
 async fn resume(shim: &Shim, id: &ContainerId) -> Result<()> {
     let end = Instant::now() + THAW;
     loop {
@@ -235,7 +245,8 @@ async fn resume(shim: &Shim, id: &ContainerId) -> Result<()> {
             Err(why) => why,
         };
         match shim.state(id.as_str(), None).await {
-            Ok(state) if state.status == Status::Running => return Ok(()),
+            // Unless what freezes it is under way still, and this waits behind it.
+            Ok(state) if state.status == Status::Running && heard(&why) => return Ok(()),
             // It has ended: there is nothing to thaw.
             Ok(state) if state.status == Status::Stopped => return Ok(()),
             Err(gone) if gone.kind() == ShimKind::NotFound => return Ok(()),
@@ -245,10 +256,9 @@ async fn resume(shim: &Shim, id: &ContainerId) -> Result<()> {
     }
 }
 
-/// Does its shim say that it is?
-async fn is_frozen(shim: &Shim, id: &ContainerId) -> bool {
-    let state = shim.state(id.as_str(), None).await;
-    state.is_ok_and(|state| matches!(state.status, Status::Paused | Status::Pausing))
+/// Is this an answer of the shim?
+fn heard(why: &berth_shim_client::Error) -> bool {
+    !matches!(why.kind(), ShimKind::TimedOut | ShimKind::Unavailable | ShimKind::Cancelled)
 }
 
 /// The writable layer of an overlay, and those below it, the uppermost first.
@@ -331,26 +341,32 @@ pub(crate) fn interrupted(shared: &Arc<Shared>) -> Vec<(String, PathBuf)> {
     entries.filter_map(one).collect()
 }
 
-/// Has such a container go on if it runs, and removes what was gathered.
+/// Has such a container go on, as long as it runs, and removes what was gathered.
 pub(crate) async fn undo(context: Option<&Context>, shared: &Shared, id: &str, work: PathBuf) {
     let _turn = Turn(&shared.checkpoints, id.to_owned());
     if let (Some(context), Ok(id)) = (context, ContainerId::parse(id)) {
-        tracing::info!(container = %id, "a checkpoint was being written when the daemon ended");
-        let done = match connection(context).await {
-            Ok(shim) => resume(&shim, &id).await,
-            Err(why) => Err(why),
-        };
-        if let Err(why) = done {
+        tracing::info!(container = %id, "a checkpoint of it may have left it frozen");
+        let [mut pause, longest] = PAUSES;
+        while let Err(why) = go_on(context, &id).await {
             let error = crate::Error::from(why);
             tracing::error!(container = %id, %error, "cannot have it go on: it may be frozen");
-            // The next daemon tries again.
-            return;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(longest);
         }
     }
     if let Err(why) = blocking(move || files::remove(&work)).await {
         let error = crate::Error::from(why);
         tracing::warn!(container = id, %error, "cannot remove what was written of a checkpoint");
     }
+}
+
+async fn go_on(context: &Context, id: &ContainerId) -> Result<()> {
+    let view = context.shared.registry.container_view(id.as_str());
+    if view.is_ok_and(|view| view.exit().is_none()) {
+        let shim = connection(context).await?;
+        resume(&shim, id).await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

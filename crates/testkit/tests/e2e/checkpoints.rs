@@ -70,6 +70,8 @@ fn a_checkpoint_that_fails_leaves_nothing_and_the_container_goes_on() -> Result<
         fails(Code::FailedPrecondition, "install it", 0).await?;
         executable(&programs.path().join("criu"), "#!/bin/sh\nexit 3\n")?;
         fails(Code::Internal, "runc checkpoint", 0).await?;
+        // As good as no limit.
+        fails(Code::Internal, "runc checkpoint", i64::MAX).await?;
         executable(&programs.path().join("criu"), "#!/bin/sh\nexec sleep 1000\n")?;
         fails(Code::DeadlineExceeded, "", 2).await?;
         assert_eq!(bed.identity(&id).await?, before);
@@ -128,7 +130,7 @@ fn a_daemon_that_dies_over_a_checkpoint_leaves_no_container_frozen() -> Result<(
         let id = bed.cri.launch(&pod, &container).await?;
         let before = bed.identity(&id).await?;
         let (cri, of, at) = (bed.cri.clone(), id.clone(), location.clone());
-        let call = tokio::spawn(async move { cri.checkpoint(&of, &at, 20).await });
+        let call = tokio::spawn(async move { cri.checkpoint(&of, &at, 8).await });
         let begun = async || Ok(hangs.exists().then_some(()));
         eventually(|| "CRIU is not run".to_owned(), begun).await?;
         let busy = bed.cri.checkpoint(&id, &location, 1).await.expect_err("one is under way");
@@ -139,6 +141,100 @@ fn a_daemon_that_dies_over_a_checkpoint_leaves_no_container_frozen() -> Result<(
         assert_eq!(bed.identity(&id).await?, before);
         let gone = async || Ok(nothing_is_left(bed, &location).is_ok().then_some(()));
         eventually(|| "what was gathered stays".to_owned(), gone).await
+    })
+}
+
+/// The file by which the kernel freezes a container (cgroup v1), as the node has it.
+async fn freezer(bed: &Bed, id: &str) -> Result<PathBuf> {
+    let table = fs::read_to_string(bed.node.path(&format!("/proc/{}/cgroup", bed.pid(id).await?)))?;
+    let path = table.lines().find_map(|line| line.split_once(":freezer:").map(|(_, path)| path));
+    let path = path.with_context(|| format!("a freezer in {table}"))?;
+    Ok(PathBuf::from(format!("/sys/fs/cgroup/freezer{path}/freezer.state")))
+}
+
+#[test]
+fn a_container_goes_on_after_a_dump_that_outlives_its_daemon() -> Result<()> {
+    let programs = tempfile::tempdir()?;
+    let at = |name: &str| programs.path().join(name).display().to_string();
+    // CRIU thaws what it writes, and freezes it again at its end if it was frozen.
+    let script = format!(
+        "#!/bin/sh\necho >{}\nwhile [ ! -e {} ]; do sleep 0.05; done\necho FROZEN >$(cat {})\nexit 3\n",
+        at("hangs"),
+        at("go"),
+        at("freezer")
+    );
+    executable(&programs.path().join("criu"), &script)?;
+    on_a_node_with(config(programs.path()), &["busybox"], async |bed| {
+        let location = bed.node.disk().join("one.tar");
+        let pod = bed.cri.run(&bed.pod("outlives")).await?;
+        let container = Container::new("counts", &busybox()).shell(COUNT);
+        let id = bed.cri.launch(&pod, &container).await?;
+        let before = bed.identity(&id).await?;
+        fs::write(programs.path().join("freezer"), freezer(bed, &id).await?.display().to_string())?;
+        let (cri, of, place) = (bed.cri.clone(), id.clone(), location.clone());
+        let call = tokio::spawn(async move { cri.checkpoint(&of, &place, 60).await });
+        let begun = async || Ok(programs.path().join("hangs").exists().then_some(()));
+        eventually(|| "CRIU is not run".to_owned(), begun).await?;
+        bed.crash().await?;
+        call.await?.expect_err("its daemon is dead");
+        fs::write(programs.path().join("go"), "")?;
+        let gathered = bed.node.path("/var/lib/berth/checkpoints");
+        let undone = async || Ok((fs::read_dir(&gathered)?.count() == 0).then_some(()));
+        eventually(|| "what was gathered stays".to_owned(), undone).await?;
+        counts(bed, &id).await?;
+        assert_eq!(bed.identity(&id).await?, before);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_container_that_cannot_be_thawed_is_thawed_once_it_can_be() -> Result<()> {
+    let programs = tempfile::tempdir()?;
+    executable(&programs.path().join("criu"), "#!/bin/sh\nexit 3\n")?;
+    // A runc that thaws nothing as long as a file is there.
+    let stuck = programs.path().join("stuck");
+    let script = format!(
+        "#!/bin/sh\nfor word; do [ \"$word\" = resume ] && [ -e {} ] && exit 1; done\n\
+         exec /usr/sbin/runc \"$@\"\n",
+        stuck.display()
+    );
+    let runc = programs.path().join("runc");
+    executable(&runc, &script)?;
+    let handler = format!("[handlers.berth]\nruntime = {runc:?}\n");
+    let config = Config::default().drop_in("50-handlers.toml", &handler).programs(programs.path());
+    on_a_node_with(config, &["busybox"], async |bed| {
+        let directory = bed.node.disk().join("archives");
+        fs::create_dir(&directory)?;
+        let location = directory.join("one.tar");
+        let pod = bed.cri.run(&bed.pod("stuck")).await?;
+        let container = Container::new("counts", &busybox()).shell(COUNT);
+        let id = bed.cri.launch(&pod, &container).await?;
+        let before = bed.identity(&id).await?;
+        let kept = bed.node.path(&format!("/var/lib/berth/checkpoints/{id}"));
+        let stays = || "what was gathered stays".to_owned();
+        for crash in [false, true] {
+            fs::write(&stuck, "")?;
+            bed.cri.checkpoint(&id, &location, 0).await.expect_err("no CRIU works");
+            // That tells of the container, to this daemon and to the next.
+            ensure!(kept.exists(), "nothing tells of a frozen container");
+            let busy = bed.cri.checkpoint(&id, &location, 0).await.expect_err("it is frozen");
+            assert_eq!(busy.code(), Code::Aborted, "{busy}");
+            if crash {
+                bed.crash().await?;
+                ensure!(kept.exists(), "nothing tells of a frozen container any more");
+            }
+            fs::remove_file(&stuck)?;
+            let gone = async || Ok(nothing_is_left(bed, &location).is_ok().then_some(()));
+            eventually(stays, gone).await?;
+            counts(bed, &id).await?;
+        }
+        assert_eq!(bed.identity(&id).await?, before);
+        // Nor is one held on to that ends meanwhile.
+        fs::write(&stuck, "")?;
+        bed.cri.checkpoint(&id, &location, 0).await.expect_err("no CRIU works");
+        bed.cri.clear(&pod.id).await?;
+        let gone = async || Ok(nothing_is_left(bed, &location).is_ok().then_some(()));
+        eventually(stays, gone).await
     })
 }
 
