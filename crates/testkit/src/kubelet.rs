@@ -43,6 +43,7 @@ struct Row {
 /// # Errors
 /// If the node or the kubelet cannot be had.
 pub async fn run(program: &Path, only: &str, gates: &[String]) -> Result<bool> {
+    is_known(only)?;
     tell(&process::version(program)?)?;
     let bed = Bed::make(config()?, &IMAGES).await?;
     let mut world = World::make(bed, program, gates).await?;
@@ -70,6 +71,14 @@ pub async fn run(program: &Path, only: &str, gates: &[String]) -> Result<bool> {
         }
     }
     finish(&world, &rows)
+}
+
+/// Whoever asks for some by a name means some that there are.
+fn is_known(only: &str) -> Result<()> {
+    let names = ALL.iter().map(|shape| shape.name);
+    let mut names = names.chain(upheavals().map(|upheaval| upheaval.name));
+    ensure!(names.any(|name| name.contains(only)), "no shape has {only:?} in its name");
+    Ok(())
 }
 
 async fn row(world: &World, shape: Shape) -> Row {
@@ -117,7 +126,6 @@ fn finish(world: &World, rows: &[Row]) -> Result<bool> {
         let kept = world.bed.node.keep_log();
         tell(&format!("logs: {}; the daemon's is {kept}", home.join("kubelet.log").display()))?;
     }
-    ensure!(!rows.is_empty(), "no shape has such a name");
     Ok(failed == 0)
 }
 
@@ -144,4 +152,18 @@ fn config() -> Result<Config> {
 
 fn tell(text: &str) -> Result<()> {
     writeln!(std::io::stdout().lock(), "{text}").context("write to standard output")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_no_shape_has_is_refused() {
+        for name in ["", "sysctls", "a reboot"] {
+            is_known(name).unwrap();
+        }
+        let why = is_known("sysctlz").unwrap_err().to_string();
+        assert!(why.contains("no shape has \"sysctlz\""), "{why}");
+    }
 }
