@@ -86,11 +86,7 @@ impl Bed {
             cri.pull(&reference(name)).await.with_context(|| format!("pull {name}"))?;
         }
         furnish(&node, &cri, images).await.context("the first pod")?;
-        // containerd does not wait for the end of a shim that it has told to end.
-        let gone = async || {
-            Ok((!node.run("ps", &["-e", "-o", "args"])?.contains("containerd-shim-")).then_some(()))
-        };
-        eventually(|| "the first pod's shim stays".to_owned(), gone).await?;
+        no_shims(&node).await?;
         // What goes in the background would be missed later.
         let emptied = async || {
             let empty =
@@ -286,6 +282,18 @@ fn placed(node: &Node, pod: Pod) -> Pod {
         Some(parent) => pod.cgroup_parent(&parent),
         None => pod,
     }
+}
+
+/// Waits until no shim runs in a node: containerd does not wait for the end of one that it has told to
+/// end.
+///
+/// # Errors
+/// One stays.
+pub async fn no_shims(node: &Node) -> Result<()> {
+    let gone = async || {
+        Ok((!node.run("ps", &["-e", "-o", "args"])?.contains("containerd-shim-")).then_some(()))
+    };
+    eventually(|| "a shim stays".to_owned(), gone).await
 }
 
 /// Runs a first pod and removes it: the directories and cgroups that pods live in are made with

@@ -7,7 +7,7 @@ mod talk;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use berth_testkit::bed::{Bed, busybox, eventually, on_a_node_with};
+use berth_testkit::bed::{Bed, busybox, eventually, no_shims, on_a_node_with};
 use berth_testkit::config::{Config, Daemon};
 use berth_testkit::containerd;
 use berth_testkit::network;
@@ -32,6 +32,7 @@ fn on_a_node(test: impl AsyncFnOnce(&mut Bed) -> Result<()>) -> Result<()> {
         // The directories of the namespace stay.
         launch(bed, &[], "first", "exec sleep 1000")?;
         remove(bed, "first").await?;
+        no_shims(&bed.node).await?;
         bed.settle()?;
         test(bed).await
     })
