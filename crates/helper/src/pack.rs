@@ -105,6 +105,6 @@ mod tests {
             of(&format!("/work/{id}")),
             PathBuf::from(format!("/out/.{}.partial", &id[..32]))
         );
-        assert_ne!(of("/work/one"), of("/work/two"));
+        assert_ne!(of("/data/one"), of("/data/two"));
     }
 }
