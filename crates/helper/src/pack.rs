@@ -102,7 +102,7 @@ mod tests {
         let id = "a".repeat(64);
         let of = |from: &str| hidden(Path::new("/out"), Path::new(from));
         assert_eq!(
-            of(&format!("/work/{id}")),
+            of(&format!("/data/{id}")),
             PathBuf::from(format!("/out/.{}.partial", &id[..32]))
         );
         assert_ne!(of("/data/one"), of("/data/two"));
