@@ -152,7 +152,10 @@ impl Records {
 impl Drop for Records {
     fn drop(&mut self) {
         self.queue = None;
-        if let Some(writer) = self.writer.take() {
+        // What is told of a save may hold the last of this: that thread cannot wait for itself.
+        if let Some(writer) = self.writer.take()
+            && writer.thread().id() != std::thread::current().id()
+        {
             let _ = writer.join();
         }
     }

@@ -249,3 +249,21 @@ fn records_open_on_a_disk_without_a_free_byte() {
     drop(records);
     mounts::unmount_all(dir.path()).unwrap();
 }
+
+#[test]
+fn the_last_of_the_records_may_go_where_a_save_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (records, _) = Records::open(&dir.path().join("pods.db"), dir.path()).unwrap();
+    let records = Arc::new(records);
+    let (alone, is_alone) = mpsc::channel::<()>();
+    let (tell, told) = mpsc::channel();
+    let last = Arc::clone(&records);
+    records.save(&Save { record: &pod(1), leftovers: &[] }, move |result| {
+        is_alone.recv().unwrap();
+        drop(last);
+        tell.send(result.is_ok()).unwrap();
+    });
+    drop(records);
+    alone.send(()).unwrap();
+    assert!(told.recv().unwrap());
+}
