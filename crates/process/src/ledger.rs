@@ -13,6 +13,9 @@ use berth_cgroup::Version;
 use crate::place::Place;
 use crate::pump::lock;
 
+/// How often it is counted anew when something is killed while it is counted.
+const TRIES: u32 = 100;
+
 /// The counts of one pod.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger(Mutex<Counts>);
@@ -55,8 +58,17 @@ impl Counts {
     /// What the pod has counted beside those that are known.
     fn rest(&self) -> u64 {
         let Some((pod, base)) = &self.pod else { return 0 };
-        let others: u64 = self.living.values().map(Place::oom_kills).sum();
-        pod.oom_kills().saturating_sub(base + self.ended + others)
+        let others = || self.living.values().map(Place::oom_kills).sum::<u64>();
+        let mut before = others();
+        for _ in 0..TRIES {
+            let all = pod.oom_kills();
+            let after = others();
+            if before == after {
+                return all.saturating_sub(base + self.ended + after);
+            }
+            before = after;
+        }
+        0
     }
 }
 

@@ -140,9 +140,13 @@ impl Place {
         self.cgroup.oom_kills().unwrap_or(0)
     }
 
-    /// The same, where it is still there.
+    /// The same, if it is still there when it is read: systemd removes it as soon as nobody is in it.
     pub(crate) fn counted(&self) -> Option<u64> {
-        self.cgroup.exists().then(|| self.oom_kills())
+        match self.cgroup.oom_kills() {
+            Ok(kills) => Some(kills),
+            // Without a memory controller it is there, and has no counter.
+            Err(_) => self.cgroup.exists().then_some(0),
+        }
     }
 
     /// The cgroup that it is in; `None` for the highest ones.
