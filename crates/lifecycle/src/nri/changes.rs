@@ -37,6 +37,9 @@ impl Plugins {
         before: Option<&Arc<PodRecord>>,
         now: Option<&Arc<PodRecord>>,
     ) {
+        if let (Some(before), None) = (before, now) {
+            self.stopped().remove(&before.id);
+        }
         if !self.nri.watching() {
             return;
         }
@@ -90,7 +93,6 @@ impl Plugins {
         if !before.answered && self.nri.settle(before.id.as_str()) {
             self.tell_of_pod(Event::RemovePodSandbox, before);
         }
-        self.stopped().remove(&before.id);
     }
 
     fn tell_of_pod(&self, event: Event, pod: &Arc<PodRecord>) {

@@ -279,10 +279,13 @@ pub(crate) async fn update_sandbox(
 mod tests {
     use std::collections::BTreeMap;
 
+    use berth_nri::Runtime as _;
+    use berth_nri::api::ContainerUpdate;
+    use berth_pod::machine::Machine;
     use berth_pod::record::Slot;
 
     use super::*;
-    use crate::pod_task::tests::{container, pod};
+    use crate::pod_task::tests::{bed, container, pod, ready};
 
     #[test]
     fn what_passed_plugins_before_the_daemon_died_and_is_not_listed_is_noted() {
@@ -304,6 +307,34 @@ mod tests {
         record.containers.insert(c_id.clone(), Arc::new(c));
         plugins.restored(&record);
         assert!(!plugins.nri.passed(pod_id.as_str()) && !plugins.nri.passed(c_id.as_str()));
+    }
+
+    #[tokio::test]
+    async fn an_update_of_what_is_being_created_fails_and_of_what_is_gone_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = bed(dir.path()).await;
+        let mut record = ready(&dir.path().join("socket"));
+        let c = container();
+        let id = c.id.to_string();
+        record.containers.insert(c.id.clone(), Arc::new(c));
+        let (queue, _) = tokio::sync::mpsc::unbounded_channel();
+        let view = crate::picture::view(&Machine::new(record), false, None);
+        shared.registry.insert(view, queue);
+        let pods = runtime::Pods(Arc::downgrade(&shared));
+        let one = |id: &str| ContainerUpdate { container_id: id.into(), ..Default::default() };
+        let failed = pods.update(vec![one("f00d"), one(&id)]).await;
+        assert_eq!(failed.len(), 1, "{failed:?}");
+        assert_eq!(failed[0].0, one(&id));
+        assert!(failed[0].1.contains("being created"), "{failed:?}");
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_is_gone_is_forgotten_also_without_a_plugin() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shared, record) = (bed(dir.path()).await, Arc::new(pod()));
+        shared.plugins.stopped().insert(record.id.clone());
+        shared.plugins.saved(&shared, Some(&record), None);
+        assert!(shared.plugins.stopped().is_empty());
     }
 
     #[test]

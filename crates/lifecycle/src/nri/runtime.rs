@@ -85,8 +85,13 @@ async fn change(node: &Node, update: &ContainerUpdate) -> Result<(), String> {
     if !fixed.is_empty() {
         return Err(format!("{} cannot be changed once it is created", fixed.join(", ")));
     }
-    match node.set_resources(&update.container_id, limits::taken(&resources)).await {
+    let id = &update.container_id;
+    match node.set_resources(id, limits::taken(&resources)).await {
         Err(why) if why.kind() != Kind::NotFound => Err(why.to_string()),
+        // Plugins know of it before it is listed.
+        Err(_) if node.shared.registry.container(id).is_ok() => {
+            Err("it is being created: ask again once it is".to_owned())
+        }
         _ => Ok(()),
     }
 }
