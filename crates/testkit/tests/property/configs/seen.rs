@@ -259,6 +259,13 @@ impl<'a> Seen<'a> {
             let seen = seen.with_context(|| format!("a field {name}"))?.trim();
             same!(format!("{name} of a command"), seen, self.field(name)?);
         }
+        // One filter is told from another by what it forbids.
+        let own = |profile: &cri::SecurityProfile| {
+            profile.profile_type == ProfileType::Localhost as i32 && !self.security.privileged
+        };
+        let own = self.security.seccomp.as_ref().is_some_and(own);
+        let said = self.bed.cri.shell(self.id, "mkdir /made 2>&1; true").await?;
+        same!("what its own filter forbids", said.contains("Operation not permitted"), own);
         Ok(())
     }
 
