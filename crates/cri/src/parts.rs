@@ -41,6 +41,8 @@ pub struct Parts {
 pub struct Restore {
     /// Of archives, by their paths on the node.
     pub archives: bool,
+    /// Of images that have what an archive has.
+    pub images: bool,
 }
 
 /// Says how the node is.

@@ -1,9 +1,11 @@
-//! Containers that are made of checkpoints: an image that is a path is the archive of one. The image
-//! that it was a container of takes the place, and what the request leaves open is as it was.
+//! Containers that are made of checkpoints: an image that is a path is the archive of one, and an image
+//! may have what an archive has. The image that it was a container of takes the place, and what the
+//! request leaves open is as it was.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use berth_lifecycle::{Checkpointed, PodView};
+use berth_pod::spec::Checkpoint;
 use berth_proto::cri::v1 as cri;
 
 use crate::{Cri, Error};
@@ -18,24 +20,45 @@ pub(crate) async fn find(
     cri: &Cri,
     pod: &PodView,
     config: &mut cri::ContainerConfig,
-) -> Result<Option<PathBuf>, Error> {
+) -> Result<Option<Checkpoint>, Error> {
+    let Some(checkpoint) = named(cri, config).await? else { return Ok(None) };
+    let was = cri.parts.node.checkpointed(pod.id().as_str(), &checkpoint).await?;
+    let image = base(cri, &checkpoint, &was.images).await?;
+    fill(config, was, image);
+    Ok(Some(checkpoint))
+}
+
+/// The checkpoint that a configuration names, if it is one that the node may take.
+async fn named(cri: &Cri, config: &cri::ContainerConfig) -> Result<Option<Checkpoint>, Error> {
     let asked = config.image.as_ref().map_or("", |image| &image.image);
-    if !asked.starts_with('/') {
+    let refused = |key| Error::NoRestore { what: asked.to_owned(), key };
+    if asked.starts_with('/') {
+        return match cri.parts.restore.archives {
+            true => Ok(Some(Checkpoint::Archive(PathBuf::from(asked)))),
+            false => Err(refused("restore_archives")),
+        };
+    }
+    let store = &cri.parts.images;
+    // What is wrong with a name is found when it is admitted.
+    let Ok(Some(image)) = store.status(asked) else { return Ok(None) };
+    let allowed = cri.parts.restore.images;
+    let facts = &image.facts;
+    let runs_nothing = [&config.command, &config.args, &facts.entrypoint, &facts.cmd]
+        .iter()
+        .all(|words| words.is_empty());
+    // An image that can run something is only looked at where it might be another thing.
+    if !allowed && !runs_nothing || store.checkpoint(&image.id).await?.is_none() {
         return Ok(None);
     }
-    let archive = PathBuf::from(asked);
-    if !cri.parts.restore.archives {
-        return Err(Error::NoRestore { what: asked.to_owned(), key: "restore_archives" });
+    match allowed {
+        true => Ok(Some(Checkpoint::Image(image.id.to_string()))),
+        false => Err(refused("restore_images")),
     }
-    let was = cri.parts.node.checkpointed(pod.id().as_str(), &archive).await?;
-    let image = base(cri, &archive, &was.images).await?;
-    fill(config, was, image);
-    Ok(Some(archive))
 }
 
 /// The image that the container was of, which its changes are changes of. It is pulled if it is not
 /// here: who asks knows of the checkpoint alone.
-async fn base(cri: &Cri, archive: &Path, names: &[String]) -> Result<String, Error> {
+async fn base(cri: &Cri, checkpoint: &Checkpoint, names: &[String]) -> Result<String, Error> {
     let store = &cri.parts.images;
     let is_exact = |name: &&String| name.contains("sha256:");
     // A tag may stand for another image by now.
@@ -57,7 +80,7 @@ async fn base(cri: &Cri, archive: &Path, names: &[String]) -> Result<String, Err
         }
     }
     Err(Error::NoBase {
-        checkpoint: archive.display().to_string(),
+        checkpoint: checkpoint.to_string(),
         images: names.join(", "),
         why: why.unwrap_or_else(|| "it is not here, and has no name to pull it by".to_owned()),
     })

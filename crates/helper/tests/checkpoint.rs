@@ -132,10 +132,10 @@ fn an_archive_is_read_again_and_only_what_is_known_comes_out() {
         ("deleted.files", Regular, br#"["/etc/gone"]"#),
     ];
     tar_of(&file, &entries);
-    let (done, seen) = ask("peek", &json!({"archive": file}));
+    let (done, seen) = ask("peek", &json!({"from": {"archive": file}}));
     assert!(done, "{seen}");
     assert_eq!(seen["config"]["name"], "c");
-    let request = json!({"archive": file, "into": into, "hostname": "new"});
+    let request = json!({"from": {"archive": file}, "into": into, "hostname": "new"});
     assert_eq!(ask("unpack", &request), (true, json!({"deleted": ["/etc/gone"]})));
     assert_eq!(names(&into), ["checkpoint", "rootfs-diff.tar", "spec.dump"]);
     assert_eq!(names(&into.join("checkpoint")), ["absolute", "pages-1.img"]);
@@ -152,10 +152,10 @@ fn an_archive_that_is_wrong_is_refused_by_its_reason() {
     let mut refused = |verb: &str, says: &str| {
         count += 1;
         let request = match verb {
-            "peek" => json!({"archive": file}),
+            "peek" => json!({"from": {"archive": file}}),
             _ => {
                 let into = dir.path().join(count.to_string());
-                json!({"archive": file, "into": into, "hostname": "new"})
+                json!({"from": {"archive": file}, "into": into, "hostname": "new"})
             }
         };
         let (done, answer) = ask(verb, &request);
@@ -198,4 +198,36 @@ fn an_archive_that_is_wrong_is_refused_by_its_reason() {
         refused("unpack", "no plain file");
     }
     assert!(!dir.path().join("up").exists());
+}
+
+#[test]
+fn a_layer_of_an_image_is_read_like_an_archive() {
+    let dir = tempfile::tempdir().unwrap();
+    let [layer, into] = ["layer", "into"].map(|name| dir.path().join(name));
+    fs::create_dir_all(layer.join("checkpoint/below")).unwrap();
+    for (name, content) in [
+        ("config.dump", r#"{"name": "c"}"#),
+        ("spec.dump", r#"{"process": {}}"#),
+        ("checkpoint/pages-1.img", "memory"),
+        ("rootfs-diff.tar", "changes"),
+        ("other", "no"),
+    ] {
+        fs::write(layer.join(name), content).unwrap();
+    }
+    let (done, seen) = ask("peek", &json!({"from": {"layer": layer}}));
+    assert!(done, "{seen}");
+    assert_eq!(seen["config"]["name"], "c");
+    let request = json!({"from": {"layer": layer}, "into": into, "hostname": "new"});
+    assert_eq!(ask("unpack", &request), (true, json!({"deleted": []})));
+    assert_eq!(names(&into), ["checkpoint", "rootfs-diff.tar", "spec.dump"]);
+    assert_eq!(fs::read_to_string(into.join("checkpoint/pages-1.img")).unwrap(), "memory");
+    fs::remove_dir_all(&into).unwrap();
+    symlink("/etc/passwd", layer.join("checkpoint/link")).unwrap();
+    let (done, answer) = ask("unpack", &request);
+    assert!(!done && answer["error"]["kind"] == "invalid", "{answer}");
+    fs::remove_dir_all(layer.join("checkpoint")).unwrap();
+    symlink("/etc", layer.join("checkpoint")).unwrap();
+    fs::remove_dir_all(&into).unwrap();
+    assert!(ask("unpack", &request).0);
+    assert_eq!(names(&into.join("checkpoint")).len(), 0, "a link is not followed");
 }

@@ -196,6 +196,23 @@ impl Store {
         blocking(move || shelf.fill_snapshot(&key, &changes, &gone)).await
     }
 
+    /// The directory of the uppermost layer of an image that has a checkpoint of CRI-O's form at its
+    /// top; none if it is an image like any other.
+    pub async fn checkpoint(&self, id: &Digest) -> Result<Option<PathBuf>> {
+        let layers = self.lower_dirs(id)?;
+        // Nothing that a link leads to is one.
+        let is = |layer: &Path, name: &str, dir: bool| {
+            let found = layer.join(name).symlink_metadata();
+            found.is_ok_and(|found| if dir { found.is_dir() } else { found.is_file() })
+        };
+        let one = move |layer: &PathBuf| {
+            is(layer, "config.dump", false)
+                && is(layer, "spec.dump", false)
+                && is(layer, "checkpoint", true)
+        };
+        blocking(move || Ok(layers.into_iter().find(one))).await
+    }
+
     /// The directories that an image is made of, for an overlay that is only read: the topmost first,
     /// each once, and last an empty one, since overlay wants two at least. Answered from memory.
     pub fn lower_dirs(&self, id: &Digest) -> Result<Vec<PathBuf>> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use berth_pod::machine::{Machine, Nanos, Reply, Request};
 use berth_pod::record::{PodRecord, PodResources};
-use berth_pod::spec::{Admitted, ContainerSpec, Resources, SandboxSpec};
+use berth_pod::spec::{Admitted, Checkpoint, ContainerSpec, Resources, SandboxSpec};
 use berth_pod::{ContainerId, Kind, SandboxId};
 use tokio::sync::mpsc;
 
@@ -369,20 +369,20 @@ impl Node {
         }
     }
 
-    /// Reads what a checkpoint's archive says, for a container of this pod.
+    /// Reads what a checkpoint says, for a container of this pod.
     ///
     /// # Errors
     /// NotFound; Unimplemented when the pod's handler cannot; Invalid when it is no checkpoint.
     pub async fn checkpointed(
         &self,
         sandbox: &str,
-        archive: &std::path::Path,
+        checkpoint: &Checkpoint,
     ) -> Result<Checkpointed, Error> {
         let pod = self.sandbox(sandbox)?;
         let (_, entry) = self.shared.registry.sandbox(sandbox)?;
         let (_cancel, canceled) = cancel();
         let context = Context::new(&self.shared, &pod.record, entry.queue, canceled);
-        Ok(restore::peek(&context, archive).await?)
+        Ok(restore::peek(&context, checkpoint).await?)
     }
 
     /// Whether any pod may run on a kernel of its own.

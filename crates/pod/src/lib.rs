@@ -3,6 +3,7 @@
 //!
 //! This crate is pure: it knows no file, no socket, no clock. `lifecycle` drives it.
 
+mod checkpoint;
 pub mod error;
 pub mod holding;
 pub mod id;

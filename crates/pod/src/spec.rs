@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::checkpoint::Checkpoint;
+
 /// A parsed request: what to act on, its digest, and the original message.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Admitted<T> {
@@ -303,9 +305,9 @@ pub struct ContainerSpec {
     pub resources: Resources,
     /// Users, privileges and confinement.
     pub security: Security,
-    /// The archive of the checkpoint that it is made of.
+    /// The checkpoint that it is made of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub checkpoint: Option<PathBuf>,
+    pub checkpoint: Option<Checkpoint>,
 }
 
 /// How mounts made later on one side show on the other.

@@ -121,7 +121,10 @@ pub(crate) fn check(file: &File, find_handlers: bool, place: Place<'_>) -> Resul
         helper: check.program("helper.path", &file.helper.path)?,
         network: check.network(&file.network)?,
         images: check.images(&file.images)?,
-        restore: Restore { archives: file.checkpoints.restore_archives },
+        restore: Restore {
+            archives: file.checkpoints.restore_archives,
+            images: file.checkpoints.restore_images,
+        },
         nri: check.nri(&file.nri)?,
         deadlines: check.deadlines(&file.deadlines)?,
         state,

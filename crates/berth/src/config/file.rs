@@ -189,6 +189,7 @@ pub(crate) struct Images {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Checkpoints {
     pub(crate) restore_archives: bool,
+    pub(crate) restore_images: bool,
 }
 
 /// `[nri]`.

@@ -6,7 +6,7 @@ use berth_pod::record::{ContainerFact, ImageHeld};
 use berth_pod::spec::{ImageFacts, ResolvedUser, RunAs};
 use berth_pod::{ContainerId, Kind};
 
-use super::{Context, Result, failed, shim, volumes};
+use super::{Context, Result, failed, restore, shim, volumes};
 
 pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<ContainerFact> {
     // The save that this waited for tells that the sandbox is ready.
@@ -59,5 +59,6 @@ async fn user(
 
 pub(super) async fn release(context: &Context, id: &ContainerId) -> Result<()> {
     volumes::unhold(context, id).await?;
+    restore::unhold(context, id).await?;
     Ok(context.shared.images.unhold(id.as_str()).await?)
 }

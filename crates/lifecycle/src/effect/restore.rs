@@ -1,11 +1,13 @@
-//! A container made of a checkpoint's archive: who it is of is read when it is created, its files
+//! A container made of a checkpoint, an archive or an image: who it is of is read when it is created, its files
 //! come to its writable layer, and CRIU's images lie beside that until its processes run.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use berth_image::Digest;
 use berth_oci::check_restored;
 use berth_pod::record::{ContainerRecord, Failure, RootfsFact};
+use berth_pod::spec::Checkpoint;
 use berth_pod::{ContainerId, Kind};
 use serde_json::{Value, json};
 
@@ -13,14 +15,14 @@ use super::checkpoint::{able, layers};
 use super::{Context, Result, Trouble, blocking, failed, files, helper};
 use crate::convert::Fail as _;
 
-/// An archive has a whole memory, and is unpacked while a container is created.
+/// A checkpoint has a whole memory, and is unpacked while a container is created.
 const UNPACK: Duration = Duration::from_secs(120);
 /// The spec that the checkpoint was written of, beside the images.
 const SPEC: &str = "spec.dump";
 /// What was changed of the image, until it is.
 const CHANGES: &str = "rootfs-diff.tar";
 
-/// What an archive says of the container that it is a checkpoint of.
+/// What a checkpoint says of the container that it is of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checkpointed {
     /// What its image may be known by: its id, and its names.
@@ -34,11 +36,12 @@ pub struct Checkpointed {
 }
 
 /// Reads who a checkpoint is of, and whether this pod can have it at all.
-pub(crate) async fn peek(context: &Context, archive: &Path) -> Result<Checkpointed> {
-    able(context, &format!("the checkpoint {}", archive.display()))?;
+pub(crate) async fn peek(context: &Context, checkpoint: &Checkpoint) -> Result<Checkpointed> {
+    able(context, &format!("the checkpoint {checkpoint}"))?;
     alone(context)?;
     let deadline = context.settings().stat_deadline;
-    let seen = helper::call(context, "peek", &json!({"archive": archive}), deadline).await?;
+    let request = json!({"from": from(context, checkpoint).await?});
+    let seen = helper::call(context, "peek", &request, deadline).await?;
     let (config, process) = (&seen["config"], &seen["spec"]["process"]);
     let images = ["rootfsImageRef", "rootfsImageName", "rootfsImage"];
     let images = images.iter().filter_map(|name| text(&config[*name]));
@@ -93,20 +96,55 @@ pub(super) fn images(container: &ContainerRecord) -> Result<Option<PathBuf>> {
     }
 }
 
-/// Unpacks the archive of a container that is made of one. A repeat does it over.
+/// What the helper is to read.
+async fn from(context: &Context, checkpoint: &Checkpoint) -> Result<Value> {
+    let id = match checkpoint {
+        Checkpoint::Archive(path) => return Ok(json!({"archive": path})),
+        Checkpoint::Image(id) => id,
+    };
+    match context.shared.images.checkpoint(&digest(id)?).await? {
+        Some(layer) => Ok(json!({"layer": layer})),
+        None => failed(Kind::Invalid, format!("image {id} is no checkpoint")),
+    }
+}
+
+fn digest(id: &str) -> Result<Digest> {
+    let parsed = id.parse();
+    parsed.or_else(|why| failed(Kind::Broken, format!("image id {id:?}: {why}")))
+}
+
+/// The name that holds the image of a checkpoint: the container's id comes first.
+fn holder(id: &ContainerId) -> String {
+    format!("{id}.checkpoint")
+}
+
+/// Lets go of the image of a checkpoint, which is needed until its parts are here.
+pub(super) async fn unhold(context: &Context, id: &ContainerId) -> Result<()> {
+    if let Some(Checkpoint::Image(_)) = &context.container(id)?.spec.spec.checkpoint {
+        context.shared.images.unhold(&holder(id)).await?;
+    }
+    Ok(())
+}
+
+/// Takes apart the checkpoint of a container that is made of one. A repeat does it over.
 pub(super) async fn unpack(context: &Context, id: &ContainerId, rootfs: &RootfsFact) -> Result<()> {
-    let Some(archive) = &context.container(id)?.spec.spec.checkpoint else { return Ok(()) };
+    let Some(checkpoint) = &context.container(id)?.spec.spec.checkpoint else { return Ok(()) };
+    if let Checkpoint::Image(image) = checkpoint {
+        context.shared.images.hold(&holder(id), &digest(image)?).await?;
+    }
     let parts = parts(rootfs)?;
     let earlier = parts.clone();
     blocking(move || files::remove(&earlier)).await?;
     let layout = context.layout();
     let hostname = layout.hostname(&context.record.spec.spec);
-    let request = json!({"archive": archive, "into": parts, "hostname": hostname});
+    let from = from(context, checkpoint).await?;
+    let request = json!({"from": from, "into": parts, "hostname": hostname});
     let done = context.abortable(helper::call(context, "unpack", &request, UNPACK)).await?;
     let gone = texts(&done["deleted"]);
     let changes = parts.join(CHANGES);
     context.shared.images.fill_snapshot(id.as_str(), &changes, gone).await?;
-    blocking(move || files::remove(&changes)).await
+    blocking(move || files::remove(&changes)).await?;
+    unhold(context, id).await
 }
 
 /// Nothing weaker than what was asked for may come of a checkpoint.

@@ -2,6 +2,7 @@
 //! archives made here for all that happens before CRIU is asked.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use anyhow::{Context as _, Result};
 use berth_testkit::bed::{Bed, busybox, eventually, on_a_node_with};
 use berth_testkit::crash::{Strike, Traced};
 use berth_testkit::cri::RunningPod;
+use berth_testkit::image::{Compression, Image, Layer};
 use berth_testkit::specs::Container;
 use serde_json::{Value, json};
 use tonic::Code;
@@ -96,6 +98,96 @@ async fn is_in(bed: &Bed, pod: &RunningPod, id: &str) -> Result<()> {
     let inside = bed.cri.shell(id, "ip addr show eth0; cat /etc/hosts").await?;
     assert!(inside.contains(&format!("{ip}/")), "{inside}");
     bed.cri.stop(&other, 0).await?;
+    Ok(())
+}
+
+/// An image of an archive, as `buildah add` makes it: one layer, which has the entries.
+fn push(bed: &mut Bed, archive: &Path, tag: &str) -> Result<String> {
+    let mut layer = Layer::new();
+    for entry in tar::Archive::new(fs::File::open(archive)?).entries()? {
+        let mut entry = entry?;
+        let name = entry.path()?.display().to_string();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content)?;
+        layer = match entry.header().entry_type() {
+            tar::EntryType::Directory => layer.dir(&name, 0o700),
+            _ => layer.file(&name, 0o600, content),
+        };
+    }
+    let image = Image::new(vec![layer.pack(Compression::Gzip)]);
+    let registry = bed.node.registry()?;
+    let push = registry.push();
+    let name = format!("{}/checkpoint:{tag}", registry.address());
+    bed.node.place()?.visit(|| push.image("checkpoint", &[tag], &image))?;
+    Ok(name)
+}
+
+const IMAGES: &str = "[checkpoints]\nrestore_images = true\n";
+
+#[test]
+fn a_container_is_made_of_an_image_of_a_checkpoint_and_its_own_image_is_pulled() -> Result<()> {
+    let Some(criu) = criu() else { return Ok(()) };
+    let config = config(&criu).drop_in("60-checkpoints.toml", IMAGES);
+    on_a_node_with(config, &["busybox"], async |bed| {
+        looked_at_the_kernel(bed, &criu)?;
+        let Written { low, archive, .. } = written(bed).await?;
+        let name = push(bed, &archive, "one")?;
+        let id = bed.cri.pull(&name).await?;
+        let base = bed.cri.image_status(&busybox()).await?.context("an image")?.id;
+        bed.cri.remove_image(&busybox()).await?;
+        let pod = bed.cri.run(&bed.pod("again")).await?;
+        let id_of = bed.cri.create(&pod, &Container::new("restored", &name)).await?;
+        assert!(bed.cri.image_status(&base).await?.is_some(), "it is pulled");
+        // Nothing of the checkpoint's image is needed any more.
+        bed.cri.remove_image(&id).await?;
+        bed.cri.start(&id_of).await?;
+        assert!(counts(bed, &id_of).await? > low);
+        assert_eq!(bed.cri.shell(&id_of, "cat /etc/added; hostname").await?, "was\nagain");
+        let status = bed.cri.container(&id_of).await?;
+        let image = status.image.context("an image")?;
+        assert_eq!(image.user_specified_image, name, "{image:?}");
+        bed.cri.clear_all().await?;
+        bed.settle()
+    })
+}
+
+#[test]
+fn an_image_of_a_checkpoint_is_restored_only_where_that_is_allowed() -> Result<()> {
+    let programs = tempfile::tempdir()?;
+    executable(&programs.path().join("criu"), "#!/bin/sh\nexit 3\n")?;
+    let mut config = config(programs.path());
+    for allowed in [false, true] {
+        if allowed {
+            config = config.drop_in("60-checkpoints.toml", IMAGES);
+        }
+        on_a_node_with(config.clone(), &["busybox"], async |bed| {
+            let (pod, like) = bed.idle("like").await?;
+            let archive = bed.node.disk().join("one.tar");
+            Forged::of(bed, &like)?.write(&archive)?;
+            let name = push(bed, &archive, "one")?;
+            bed.cri.pull(&name).await?;
+            let made = bed.cri.create(&pod, &Container::new("restored", &name)).await;
+            if allowed {
+                let id = made?;
+                let snapshot = bed.node.path("/var/lib/berth/images/snapshots").join(&id);
+                assert_eq!(fs::read_to_string(snapshot.join("upper/etc/added"))?, "was");
+                let memory = snapshot.join("checkpoint/checkpoint/inventory.img");
+                assert_eq!(fs::read(memory)?, b"no image");
+                let why = bed.cri.start(&id).await.expect_err("CRIU fails");
+                assert!(why.message().contains("runc restore"), "{why}");
+                bed.cri.remove(&id).await?;
+                let none = &fs::read_dir(bed.node.path("/var/lib/berth/images/holds"))?.count();
+                assert_eq!(*none, 1, "only that of the other container");
+            } else {
+                let why = made.expect_err("nobody has allowed it");
+                assert_eq!(why.code(), Code::PermissionDenied, "{why}");
+                assert!(why.message().contains("checkpoints.restore_images"), "{why}");
+            }
+            assert_eq!((bed.cri.containers().await?.len(), snapshots(bed)?), (1, 1));
+            bed.cri.clear_all().await?;
+            bed.settle()
+        })?;
+    }
     Ok(())
 }
 
@@ -249,6 +341,8 @@ fn what_is_no_checkpoint_or_not_root_s_is_refused_by_its_reason() -> Result<()> 
         refuses(&by_crun, &archive, Code::Unimplemented, "handler \"crun\"").await;
         let mapped = bed.cri.run(&bed.pod("mapped").user_namespace(1 << 20)).await?;
         refuses(&mapped, &archive, Code::Unimplemented, "user namespace").await;
+        let of_ipc = bed.cri.run(&bed.pod("ipc").sysctl("kernel.shm_rmid_forced", "1")).await?;
+        refuses(&of_ipc, &archive, Code::Unimplemented, "kernel.shm_rmid_forced").await;
         fs::remove_file(programs.path().join("criu"))?;
         refuses(&pod, &archive, Code::FailedPrecondition, "install it").await;
         assert_eq!((bed.cri.containers().await?.len(), snapshots(bed)?), (1, 1));
@@ -310,6 +404,17 @@ fn a_restore_that_fails_or_hangs_leaves_nothing() -> Result<()> {
     })
 }
 
+/// The numbers of the lines that tell of a step's begin and end, once there are both.
+async fn points(traced: &Traced, step: &str) -> Result<[usize; 2]> {
+    let both = async || {
+        let lines = traced.lines();
+        let of_step = (1..).zip(&lines).filter(|(_, line)| line.contains(step));
+        let numbers: Vec<usize> = of_step.map(|(number, _)| number).collect();
+        Ok(<[usize; 2]>::try_from(numbers).ok())
+    };
+    eventually(|| format!("{step} does not begin and end once"), both).await
+}
+
 #[test]
 fn a_daemon_that_dies_while_it_unpacks_a_checkpoint_goes_on_with_the_next_call() -> Result<()> {
     let programs = tempfile::tempdir()?;
@@ -320,12 +425,10 @@ fn a_daemon_that_dies_while_it_unpacks_a_checkpoint_goes_on_with_the_next_call()
         Forged::of(bed, &like)?.write(&archive)?;
         let traced = Traced::attach(bed.node.daemon().context("a daemon")?, None)?;
         let id = bed.cri.create(&pod, &made_of(&archive)).await?;
-        let lines = traced.lines();
+        let points = points(&traced, "acquire.rootfs").await?;
         drop(traced);
         bed.cri.remove(&id).await?;
-        let unpacks = |line: &str| line.contains("acquire.rootfs");
-        let mut died = 0;
-        for strike in Strike::all(lines.len()).filter(|s| unpacks(&lines[s.number - 1])) {
+        for strike in Strike::all(points[1]).filter(|strike| points.contains(&strike.number)) {
             let daemon = bed.node.daemon().context("a daemon")?;
             let traced = Traced::attach(daemon, Some(strike))?;
             bed.cri.create(&pod, &made_of(&archive)).await.expect_err("its daemon is dead");
@@ -337,9 +440,40 @@ fn a_daemon_that_dies_while_it_unpacks_a_checkpoint_goes_on_with_the_next_call()
             let upper = bed.node.path("/var/lib/berth/images/snapshots").join(&id).join("upper");
             assert_eq!(fs::read_to_string(upper.join("etc/added"))?, "was");
             bed.cri.remove(&id).await?;
-            died += 1;
         }
-        assert_eq!(died, 4, "both sides of its begin and its end: {lines:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_daemon_that_dies_while_criu_restores_goes_on_with_the_next_call() -> Result<()> {
+    let Some(criu) = criu() else { return Ok(()) };
+    on_a_node_with(config(&criu), &["busybox"], async |bed| {
+        looked_at_the_kernel(bed, &criu)?;
+        let Written { low, archive, .. } = written(bed).await?;
+        let pod = bed.cri.run(&bed.pod("again")).await?;
+        let id = bed.cri.create(&pod, &made_of(&archive)).await?;
+        let traced = Traced::attach(bed.node.daemon().context("a daemon")?, None)?;
+        bed.cri.start(&id).await?;
+        let points = points(&traced, "acquire.task").await?;
+        drop(traced);
+        bed.cri.stop(&id, 0).await?;
+        bed.cri.remove(&id).await?;
+        for strike in Strike::all(points[1]).filter(|strike| points.contains(&strike.number)) {
+            let id = bed.cri.create(&pod, &made_of(&archive)).await?;
+            let traced = Traced::attach(bed.node.daemon().context("a daemon")?, Some(strike))?;
+            bed.cri.start(&id).await.expect_err("its daemon is dead");
+            assert!(traced.killed()?, "{strike:?}");
+            bed.node.wait_for_daemon()?;
+            bed.start().await?;
+            bed.cri.start(&id).await.with_context(|| format!("{strike:?}"))?;
+            let before = bed.identity(&id).await?;
+            assert!(counts(bed, &id).await? > low, "{strike:?}");
+            bed.cri.start(&id).await?;
+            assert_eq!(bed.identity(&id).await?, before, "it is restored once");
+            bed.cri.stop(&id, 0).await?;
+            bed.cri.remove(&id).await?;
+        }
         Ok(())
     })
 }
