@@ -183,8 +183,8 @@ fn the_values_are_what_the_container_does() -> Result<()> {
     on_a_node(async |bed| {
         let pod = bed.cri.run(&bed.pod("values")).await?;
         // Three processes; one of them listens, and one works.
-        let line = "ulimit -Sn 777; nc -l -p 4000 & head -c 8000000 /dev/zero > /dev/shm/x; \
-                    exec 7</etc/passwd; while :; do :; done & exec sleep 1000";
+        let line = "ulimit -Sn 777; head -c 8000000 /dev/zero > /dev/shm/x; exec 7</etc/passwd; \
+                    nc -l -p 4000 & while :; do :; done & exec sleep 1000";
         let id = bed.cri.launch(&pod, &Container::new("a", &busybox()).shell(line)).await?;
         let ready = async || {
             let metrics = of_container(bed, &id).await?;

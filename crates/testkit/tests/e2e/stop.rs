@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use berth_testkit::bed::{busybox, on_a_node, on_a_node_with, reference};
 use berth_testkit::config::Config;
+use berth_testkit::patience::here;
 use berth_testkit::specs::Container;
 
 /// Ignores SIGTERM, and says that it does.
@@ -21,7 +22,7 @@ fn a_container_that_obeys_ends_within_its_grace() -> Result<()> {
         bed.log_says("polite", "ready").await?;
         let start = Instant::now();
         cri.stop(&id, 30).await?;
-        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(start.elapsed() < here(Duration::from_secs(5)));
         assert_eq!(cri.container(&id).await?.exit_code, 42);
         assert!(bed.log("polite")?.contains("bye"));
         Ok(())
@@ -38,7 +39,7 @@ fn a_container_that_does_not_obey_is_killed_after_its_grace() -> Result<()> {
         let start = Instant::now();
         cri.stop(&id, 1).await?;
         let took = start.elapsed();
-        assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(5), "{took:?}");
+        assert!(took >= Duration::from_secs(1) && took < here(Duration::from_secs(5)), "{took:?}");
         assert_eq!(cri.container(&id).await?.exit_code, 137);
         assert_eq!(bed.log("stubborn")?.matches("term").count(), 1, "the signal is sent once");
         Ok(())
@@ -58,7 +59,7 @@ fn the_shorter_grace_of_two_stops_wins_and_the_signal_is_sent_once() -> Result<(
         bed.log_says("joined", "term").await?;
         cri.stop(&id, 0).await?;
         first.await??;
-        assert!(start.elapsed() < Duration::from_secs(10));
+        assert!(start.elapsed() < here(Duration::from_secs(10)));
         assert_eq!(bed.log("joined")?.matches("term").count(), 1);
         Ok(())
     })

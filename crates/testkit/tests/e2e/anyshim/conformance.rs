@@ -9,6 +9,7 @@ use berth_proto::cri::v1 as cri;
 use berth_testkit::bed::{Bed, busybox, eventually};
 use berth_testkit::config::Daemon;
 use berth_testkit::cri::{Cri, in_time, refused};
+use berth_testkit::patience::here;
 use berth_testkit::specs::Container;
 use cri::{ContainerState, PodSandboxState};
 use tonic::Code;
@@ -477,7 +478,7 @@ pub(super) async fn death(bed: &mut Bed, subject: &Subject) -> Result<()> {
         assert_eq!(status.exit_code, 255);
         // containerd says Error or Unknown.
         assert!(subject.daemon == Daemon::Containerd || status.reason == "Error", "{status:?}");
-        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < here(Duration::from_secs(10)), "{:?}", begin.elapsed());
         assert_eq!(bed.cri.exited(&idle).await?.exit_code, 255);
         let state = bed.cri.pod_status(&pod.id).await?.state();
         assert_eq!(state, PodSandboxState::SandboxNotready);
