@@ -138,9 +138,8 @@ impl Walk {
         if !kind.is_file() {
             return self.tar.append_data(&mut header, name, std::io::empty());
         }
-        header.set_size(meta.len());
-        let file = std::io::Read::take(File::open(path)?, meta.len());
-        self.tar.append_data(&mut header, name, file)
+        // Holes stay holes: a file may be longer than all disks of the node.
+        self.tar.append_file(name, &mut File::open(path)?)
     }
 }
 

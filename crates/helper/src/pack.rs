@@ -73,6 +73,8 @@ fn hidden(directory: &Path, from: &Path) -> PathBuf {
 fn write(from: &Path, file: OwnedFd) -> std::io::Result<File> {
     let mut tar = tar::Builder::new(BufWriter::new(File::from(file)));
     tar.follow_symlinks(false);
+    // What has holes is not unpacked again: a stranger's may be of any length.
+    tar.sparse(false);
     let mut names: Vec<_> =
         std::fs::read_dir(from)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
     // What is small, and read first, stands first.

@@ -67,6 +67,52 @@ fn what_was_changed_is_in_the_tar_and_what_is_gone_in_the_list() {
     assert!(!done && answer.to_string().contains("redirect_dir"), "{answer}");
 }
 
+/// A file that is longer than disks are, with a word at its end.
+fn sparse(path: &Path, length: u64) {
+    use std::os::unix::fs::FileExt as _;
+    let file = fs::File::create(path).unwrap();
+    file.write_all_at(b"end", length - 3).unwrap();
+}
+
+#[test]
+fn the_holes_of_a_file_take_no_room_among_the_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let [upper, into] = ["upper", "into"].map(|name| dir.path().join(name));
+    fs::create_dir(&upper).unwrap();
+    fs::create_dir(&into).unwrap();
+    let length = 1 << 42;
+    sparse(&upper.join("long"), length);
+    fs::set_permissions(upper.join("long"), fs::Permissions::from_mode(0o4751)).unwrap();
+    fs::write(upper.join("short"), "short").unwrap();
+    let request = json!({"upper": upper, "lower": [], "into": into});
+    assert_eq!(ask("changes", &request), (true, json!({})));
+    let path = into.join("rootfs-diff.tar");
+    assert!(fs::metadata(&path).unwrap().len() < 1 << 20);
+    let mut archive = tar::Archive::new(fs::File::open(&path).unwrap());
+    let mut seen = Vec::new();
+    for entry in archive.entries().unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.path().unwrap().display().to_string();
+        seen.push((name, entry.size(), entry.header().mode().unwrap() & 0o7777));
+    }
+    assert_eq!(seen, [("long".into(), length, 0o4751), ("short".into(), 5, 0o644)]);
+}
+
+#[test]
+fn an_archive_is_unpacked_again_also_if_its_parts_have_holes() {
+    let dir = tempfile::tempdir().unwrap();
+    let [from, into, location] = ["from", "into", "a.tar"].map(|name| dir.path().join(name));
+    fs::create_dir_all(from.join("checkpoint")).unwrap();
+    sparse(&from.join("checkpoint/pages-1.img"), 1 << 20);
+    sparse(&from.join("rootfs-diff.tar"), 1 << 20);
+    assert!(ask("pack", &json!({"from": from, "location": location})).0);
+    let request = json!({"archive": location, "into": into, "hostname": "new"});
+    assert_eq!(ask("unpack", &request), (true, json!({"deleted": []})));
+    for part in ["checkpoint/pages-1.img", "rootfs-diff.tar"] {
+        assert_eq!(fs::read(into.join(part)).unwrap(), fs::read(from.join(part)).unwrap());
+    }
+}
+
 #[test]
 fn an_archive_is_there_whole_and_replaces_nothing() {
     let dir = tempfile::tempdir().unwrap();
