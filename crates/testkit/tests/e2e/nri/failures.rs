@@ -146,6 +146,10 @@ fn a_plugin_that_the_node_requires_must_be_there() -> Result<()> {
         let (first, _) = bed.idle("first").await?;
         bed.cri.clear(&first.id).await?;
         drop(plugin);
+        // The first pod's files go after the answer.
+        let files = bed.node.path("/var/lib/berth/files");
+        let gone = async || Ok((std::fs::read_dir(&files)?.count() == 0).then_some(()));
+        eventually(|| "the first pod's files stay".to_owned(), gone).await?;
         bed.settle()?;
         let cri = &bed.cri;
         let pod = cri.run(&bed.pod("needs")).await?;

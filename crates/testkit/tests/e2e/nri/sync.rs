@@ -109,6 +109,12 @@ fn a_creation_that_a_dead_daemon_left_unclaimed_is_told_once() -> Result<()> {
         // Its caller leaves, and it is made all the same.
         creating.abort();
         assert!(creating.await.unwrap_err().is_cancelled());
+        let log = bed.node.log();
+        let left = async || {
+            let log = std::fs::read_to_string(&log)?;
+            Ok(log.contains("the caller went away").then_some(()))
+        };
+        eventually(|| "the daemon does not see that its caller left".to_owned(), left).await?;
         gate.add_permits(1);
         let config = bed.node.path(&format!("/run/berth/bundles/{id}/config.json"));
         let made = async || Ok(config.exists().then_some(()));
