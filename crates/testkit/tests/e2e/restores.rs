@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -218,6 +218,7 @@ fn a_container_is_made_of_a_checkpoint_more_than_once() -> Result<()> {
 struct Forged {
     config: Value,
     spec: Value,
+    deleted: Value,
     changes: Vec<u8>,
 }
 
@@ -235,18 +236,21 @@ impl Forged {
         Ok(Self {
             config: json!({"name": "like", "rootfsImageName": busybox()}),
             spec: serde_json::from_slice(&fs::read(spec)?)?,
+            deleted: json!(["/etc/passwd"]),
             changes: changes.into_inner()?,
         })
     }
 
     fn write(&self, path: &Path) -> Result<()> {
         let mut archive = tar::Builder::new(fs::File::create(path)?);
-        let (config, spec) = (self.config.to_string(), self.spec.to_string());
-        let parts: [(&str, &[u8]); 5] = [
+        let [config, spec, deleted] =
+            [&self.config, &self.spec, &self.deleted].map(ToString::to_string);
+        let parts: [(&str, &[u8]); 6] = [
             ("config.dump", config.as_bytes()),
             ("spec.dump", spec.as_bytes()),
             ("checkpoint/inventory.img", b"no image"),
-            ("deleted.files", br#"["/etc/passwd"]"#),
+            ("checkpoint/descriptors.json", br#"["/dev/null", "/dev/null", "/dev/null"]"#),
+            ("deleted.files", deleted.as_bytes()),
             ("rootfs-diff.tar", &self.changes),
         ];
         for (name, content) in parts {
@@ -304,7 +308,11 @@ fn what_would_not_be_what_was_asked_for_is_not_restored() -> Result<()> {
         let mut changed = Forged::of(bed, &id)?;
         changed.changes = b"no archive".repeat(100);
         changed.write(&archive)?;
-        refuses(made_of(&archive), Code::InvalidArgument, "layer entry").await
+        refuses(made_of(&archive), Code::InvalidArgument, "layer entry").await?;
+        let mut outside = Forged::of(bed, &id)?;
+        outside.deleted = json!(["/../../upper"]);
+        outside.write(&archive)?;
+        refuses(made_of(&archive), Code::InvalidArgument, "a \"..\" component").await
     })
 }
 
@@ -377,6 +385,8 @@ fn a_restore_that_fails_or_hangs_leaves_nothing() -> Result<()> {
         let id = bed.cri.create(&pod, &made_of(&archive)).await?;
         let snapshot = bed.node.path("/var/lib/berth/images/snapshots").join(&id);
         assert_eq!(fs::read_to_string(snapshot.join("upper/etc/added"))?, "was");
+        let gone = fs::symlink_metadata(snapshot.join("upper/etc/passwd"))?;
+        assert!(gone.file_type().is_char_device() && gone.rdev() == 0, "overlay's mark");
         // Directories that the archive only implies are as the image has them.
         let mode = fs::metadata(snapshot.join("upper/tmp"))?.permissions().mode();
         assert_eq!(mode & 0o7777, 0o1777);
@@ -474,6 +484,74 @@ fn a_daemon_that_dies_while_criu_restores_goes_on_with_the_next_call() -> Result
             bed.cri.stop(&id, 0).await?;
             bed.cri.remove(&id).await?;
         }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_terminal_goes_on_too() -> Result<()> {
+    let Some(criu) = criu() else { return Ok(()) };
+    on_a_node_with(config(&criu), &["busybox"], async |bed| {
+        looked_at_the_kernel(bed, &criu)?;
+        let archive = bed.node.disk().join("one.tar");
+        let pod = bed.cri.run(&bed.pod("first")).await?;
+        let tty = |container: Container| container.with(|config| config.tty = true);
+        let container = tty(Container::new("counts", &busybox()).shell(COUNT));
+        let id = bed.cri.launch(&pod, &container).await?;
+        let low = counts(bed, &id).await?;
+        bed.cri.checkpoint(&id, &archive, 60).await?;
+        bed.cri.clear(&pod.id).await?;
+        let pod = bed.cri.run(&bed.pod("again")).await?;
+        let why = bed.cri.create(&pod, &made_of(&archive)).await.expect_err("it has a terminal");
+        assert!(why.message().contains("tty"), "{why}");
+        let id = bed.cri.launch(&pod, &tty(made_of(&archive))).await?;
+        let high = counts(bed, &id).await?;
+        assert!(high > low);
+        bed.file_says(&bed.logs("again").join("restored.0.log"), &high.to_string()).await
+    })
+}
+
+#[test]
+fn what_criu_cannot_restore_is_refused_with_its_reason() -> Result<()> {
+    let Some(criu) = criu() else { return Ok(()) };
+    on_a_node_with(config(&criu), &["busybox"], async |bed| {
+        looked_at_the_kernel(bed, &criu)?;
+        let (pod, like) = bed.idle("like").await?;
+        let archive = bed.node.disk().join("one.tar");
+        Forged::of(bed, &like)?.write(&archive)?;
+        let id = bed.cri.create(&pod, &made_of(&archive)).await?;
+        let why = bed.cri.start(&id).await.expect_err("there is nothing in it");
+        assert_eq!(why.code(), Code::Internal, "{why}");
+        assert!(why.message().contains("inventory"), "what CRIU says: {why}");
+        bed.cri.remove(&id).await?;
+        assert_eq!((bed.cri.containers().await?.len(), snapshots(bed)?), (1, 1));
+        Ok(())
+    })
+}
+
+#[test]
+fn the_shim_of_containerd_restores_as_well() -> Result<()> {
+    let Some(criu) = criu() else { return Ok(()) };
+    let shim = berth_testkit::paths::cache().join("containerd/usr/bin/containerd-shim-runc-v2");
+    let handler = format!("[handlers.theirs]\nshim = {shim:?}\n");
+    let config = config(&criu).drop_in("60-theirs.toml", &handler);
+    on_a_node_with(config, &["busybox"], async |bed| {
+        looked_at_the_kernel(bed, &criu)?;
+        let Written { low, archive, .. } = written(bed).await?;
+        // The directories of shims by others are made with the first of them, and stay.
+        let first = bed.cri.run(&bed.pod("theirs").by("theirs")).await?;
+        bed.cri.clear(&first.id).await?;
+        bed.settle()?;
+        let pod = bed.cri.run(&bed.pod("again").by("theirs")).await?;
+        let id = bed.cri.launch(&pod, &made_of(&archive)).await?;
+        let high = counts(bed, &id).await?;
+        assert!(high > low);
+        bed.file_says(&bed.logs("again").join("restored.0.log"), &high.to_string()).await?;
+        bed.crash().await?;
+        let high = counts(bed, &id).await?;
+        bed.file_says(&bed.logs("again").join("restored.0.log"), &high.to_string()).await?;
+        bed.cri.stop(&id, 0).await?;
+        assert_eq!(bed.cri.container(&id).await?.exit_code, 137);
         Ok(())
     })
 }
