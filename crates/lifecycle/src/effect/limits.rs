@@ -36,6 +36,21 @@ async fn adjust_oom_score(context: &Context, id: &ContainerId) -> Result<()> {
         return Ok(());
     }
     let value = oom_score_adj(asked, &context.settings().node)?;
+    set_oom_score(context, id, value.into()).await
+}
+
+/// CRIU gives each process the OOM score that it had: they get what is asked for now.
+pub(super) async fn restored(context: &Context, id: &ContainerId) -> Result<()> {
+    if context.container(id)?.spec.spec.checkpoint.is_none() {
+        return Ok(());
+    }
+    let path = context.layout().bundle(id.as_str()).join(bundle::CONFIG);
+    let text = std::fs::read(&path).map_err(|e| ("read", path.as_path(), e).fail())?;
+    let asked = from_json(&text)?.process.and_then(|process| process.oom_score_adj);
+    set_oom_score(context, id, asked.unwrap_or_default().into()).await
+}
+
+async fn set_oom_score(context: &Context, id: &ContainerId, value: i64) -> Result<()> {
     let cgroup = context.shared.cgroups.at(&cgroup::path_of(context, id))?;
     blocking(move || {
         for pid in cgroup.processes()? {

@@ -5,7 +5,9 @@ use berth_pod::spec::{ContainerSpec, Stdin};
 use berth_pod::{ContainerId, Kind};
 use berth_shim_client::{Any, Create, Kind as ShimKind, Mount, Options, Shim, State, Status};
 
-use super::{Context, Result, Trouble, cgroup, connection, exit, failed, restore, shim, stdio};
+use super::{
+    Context, Result, Trouble, cgroup, connection, exit, failed, limits, restore, shim, stdio,
+};
 use crate::carry::Paths;
 use crate::nri;
 
@@ -21,6 +23,7 @@ pub(super) async fn acquire(context: &Context, id: &ContainerId) -> Result<Conta
         stdio::end(context, id).await;
     }
     let (pid, started_at) = brought_up?;
+    limits::restored(context, id).await?;
     restore::served(container).await;
     Ok(ContainerFact::Task(TaskFact { pid, started_at }))
 }

@@ -50,7 +50,10 @@ fn a_container_made_of_a_checkpoint_goes_on_where_that_was_written() -> Result<(
         looked_at_the_kernel(bed, &criu)?;
         let Written { low, high, archive } = written(bed).await?;
         let pod = bed.cri.run(&bed.pod("again")).await?;
-        let limited = made_of(&archive).resources(|limits| limits.memory_limit_in_bytes = 64 << 20);
+        let limited = made_of(&archive).resources(|limits| {
+            limits.memory_limit_in_bytes = 64 << 20;
+            limits.oom_score_adj = 500;
+        });
         let id = bed.cri.create(&pod, &limited).await?;
         // What it is made of must not be needed any more, nor the daemon that has read it.
         fs::remove_file(&archive)?;
@@ -69,6 +72,8 @@ fn a_container_made_of_a_checkpoint_goes_on_where_that_was_written() -> Result<(
         let said = bed.cri.shell(&id, "tr '\\0' '\\n' </proc/1/environ; echo $SAID").await?;
         assert!(said.contains("SAID=before") && said.ends_with("before"), "{said}");
         is_in(bed, &pod, &id).await?;
+        let scores = bed.cri.shell(&id, "cat /proc/1/oom_score_adj").await?;
+        assert_eq!(scores, "500");
         let v2 = bed.node.path("/sys/fs/cgroup/cgroup.controllers").exists();
         let file = if v2 { "memory.max" } else { "memory.limit_in_bytes" };
         assert_eq!(cgroup(bed, &id, "memory", file).await?, (64 << 20).to_string());
