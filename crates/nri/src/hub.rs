@@ -5,7 +5,7 @@ mod work;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::net::UnixListener;
@@ -15,7 +15,7 @@ use crate::api::{Container, ContainerAdjustment, Event, LinuxResources, PodSandb
 use crate::others::Others;
 use crate::plugin::{Incoming, Plugin};
 use crate::{Error, Runtime, Settings, launch, listen, required};
-use work::{Ask, Hub, Work};
+use work::{Ask, Hub, Queued, Work};
 
 /// Plugins that register at once; the others wait.
 const REGISTERING: usize = 16;
@@ -23,8 +23,10 @@ const REGISTERING: usize = 16;
 /// How many plugins that are gone are remembered.
 const REMEMBERED: usize = 16;
 
-/// So much may wait to be told or asked. When it is more, the plugin that has taken longest is let go.
+/// So much may wait to be told or asked, and so long. When it is more, the plugin that has taken longest
+/// is let go.
 const WAITING: usize = 4096;
+const LATE: Duration = Duration::from_secs(30);
 
 /// How long it takes until another connection is accepted when one could not be.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -53,9 +55,10 @@ pub struct Nri(Arc<Shared>);
 
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
-    queue: mpsc::UnboundedSender<Work>,
+    queue: mpsc::UnboundedSender<Queued>,
     /// The other end of it, until the hub is started.
-    works: Mutex<Option<mpsc::UnboundedReceiver<Work>>>,
+    works: Mutex<Option<mpsc::UnboundedReceiver<Queued>>>,
+    late: Duration,
     /// There is a plugin, or one is joining.
     active: AtomicBool,
     /// Pods and containers that have passed the plugins, or passed when there were none, and are not
@@ -72,6 +75,11 @@ pub(crate) struct Shared {
 impl Shared {
     fn begun(&self) -> MutexGuard<'_, HashSet<String>> {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues an entry; false: the hub has ended.
+    fn queue(&self, work: Work) -> bool {
+        self.queue.send(Queued { since: Instant::now(), work }).is_ok()
     }
 
     pub(crate) fn begin(&self, id: &str) {
@@ -123,10 +131,12 @@ impl Nri {
     /// Plugins as these settings have them; none before [`Nri::start`].
     pub fn new(settings: Settings) -> Self {
         let (queue, works) = mpsc::unbounded_channel();
+        let late = LATE.max(settings.request * 2);
         Self(Arc::new(Shared {
             settings,
             queue,
             works: Mutex::new(Some(works)),
+            late,
             active: AtomicBool::new(false),
             begun: Mutex::default(),
             begun_count: AtomicUsize::new(0),
@@ -205,7 +215,9 @@ impl Nri {
         ask: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Ask,
     ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
-        self.0.queue.send(Work::Ask(ask(reply))).map_err(|_| Error::Ending)?;
+        if !self.0.queue(Work::Ask(ask(reply))) {
+            return Err(Error::Ending);
+        }
         match answer.await {
             Ok(answer) => answer,
             Err(_) if self.0.queue.is_closed() || *self.0.hurry.borrow() => Err(Error::Ending),
@@ -297,7 +309,7 @@ impl Nri {
     /// Something has happened. What plugins are told is made when it is their turn.
     pub fn tell(&self, telling: impl FnOnce() -> Telling + Send + 'static) {
         // A hub that has ended has nobody to tell.
-        let _ = self.0.queue.send(Work::Tell(Box::new(telling)));
+        self.0.queue(Work::Tell(Box::new(telling)));
     }
 
     /// Tells all plugins that the daemon ends, and ends the programs that it has started. What is
@@ -308,7 +320,7 @@ impl Nri {
 
     async fn shut_down_within(&self, limit: Duration) {
         let (done, mut ended) = oneshot::channel();
-        if !self.active() || self.0.queue.send(Work::End(done)).is_err() {
+        if !self.active() || !self.0.queue(Work::End(done)) {
             return;
         }
         if tokio::time::timeout(limit, &mut ended).await.is_err() {
@@ -328,7 +340,7 @@ async fn join(shared: &Arc<Shared>, incoming: Incoming, runtime: &Arc<dyn Runtim
     match Plugin::welcome(incoming, &shared.settings, runtime).await {
         Ok(plugin) => {
             let (joined, done) = oneshot::channel();
-            if shared.queue.send(Work::Join(Box::new(plugin), joined)).is_ok() {
+            if shared.queue(Work::Join(Box::new(plugin), joined)) {
                 let _ = done.await;
             }
         }

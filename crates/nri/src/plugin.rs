@@ -219,6 +219,24 @@ impl Plugin {
     }
 }
 
+/// What a plugin has answered. One that is lost over a call is no reason for it to fail.
+pub(crate) fn survived<T: Default>(
+    plugin: &Plugin,
+    call: &'static str,
+    answer: Result<T, After>,
+) -> Result<T, Error> {
+    match answer {
+        Ok(answer) => Ok(answer),
+        Err(After::Refused(message)) => {
+            Err(Error::Refused { plugin: plugin.full_name(), call, message })
+        }
+        Err(After::Lost(why)) => {
+            plugin.peer.close(&format!("{call}: {why}"));
+            Ok(T::default())
+        }
+    }
+}
+
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

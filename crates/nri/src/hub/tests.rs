@@ -15,6 +15,9 @@ use crate::{Boxed, Failure, State};
 
 const LONG: Duration = Duration::from_secs(20);
 
+/// What a plugin that hangs is waited for: long enough for one that does not, on a slow machine.
+const SHORT: Duration = Duration::from_secs(2);
+
 /// What plugins were called, in order: who, and what.
 type Log = Arc<Mutex<Vec<String>>>;
 
@@ -69,6 +72,11 @@ async fn bed(change: impl FnOnce(&mut Settings)) -> Bed {
 }
 
 async fn bed_over(node: Node, change: impl FnOnce(&mut Settings)) -> Bed {
+    bed_that_is_late(node, LONG, change).await
+}
+
+/// A bed that lets plugins go when calls wait so long.
+async fn bed_that_is_late(node: Node, late: Duration, change: impl FnOnce(&mut Settings)) -> Bed {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = Settings {
         runtime: ("test".into(), "1".into()),
@@ -82,7 +90,8 @@ async fn bed_over(node: Node, change: impl FnOnce(&mut Settings)) -> Bed {
         tolerate: String::new(),
     };
     change(&mut settings);
-    let nri = Nri::new(settings);
+    let mut nri = Nri::new(settings);
+    Arc::get_mut(&mut nri.0).unwrap().late = late;
     nri.start(Arc::new(node)).await.unwrap();
     Bed { nri, dir, log: Log::default() }
 }
@@ -215,7 +224,7 @@ async fn a_plugin_hears_only_of_what_it_asks_for() {
 
 #[tokio::test]
 async fn one_that_hangs_is_let_go_and_the_others_go_on() {
-    let bed = bed(|settings| settings.request = Duration::from_millis(300)).await;
+    let bed = bed(|settings| settings.request = SHORT).await;
     let hangs: Does = Arc::new(|_, _| Box::pin(std::future::pending()));
     let events = [Event::CreateContainer];
     let hanging = bed.plugin("10", &events, hangs).await;
@@ -312,7 +321,7 @@ async fn an_old_plugin_hears_by_state_change() {
 async fn a_required_plugin_that_is_lost_over_its_answer_fails_the_creation() {
     let bed = bed(|settings| {
         settings.required = vec!["p".to_owned()];
-        settings.request = Duration::from_millis(300);
+        settings.request = SHORT;
     })
     .await;
     let hangs: Does = Arc::new(|_, _| Box::pin(std::future::pending()));
@@ -356,6 +365,11 @@ async fn who_does_not_register_is_let_go() {
     })
     .await;
     drop(silent);
+}
+
+#[tokio::test]
+async fn who_registers_with_a_wrong_index_is_refused() {
+    let bed = bed(|_| {}).await;
     let handler: Handler = Arc::new(|_, _| Box::pin(async { Ok(Vec::new()) }));
     let socket = UnixStream::connect(bed.dir.path().join("nri.sock")).await.unwrap();
     let peer = Peer::new(socket, Conn::Runtime, handler);
@@ -419,8 +433,29 @@ async fn a_plugin_that_too_much_waits_for_is_let_go_and_the_others_hear_all_of_i
     assert_eq!((heard("10"), heard("20")), (1, WAITING + 2));
     let report = bed.nri.report();
     let gone = report.iter().find_map(|one| one.gone.as_ref()).unwrap();
-    assert!(gone.contains("calls wait for it"), "{gone}");
+    assert!(gone.contains("it is too slow: 4097 calls wait"), "{gone}");
     assert!(bed.nri.active());
+}
+
+#[tokio::test]
+async fn a_plugin_that_calls_wait_too_long_for_is_let_go() {
+    let late = Duration::from_millis(500);
+    let bed = bed_that_is_late(Node::new(), late, |_| {}).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let slow = bed.plugin("10", &[Event::RemovePodSandbox], gated(&gate)).await;
+    let tell = || {
+        bed.nri.tell(|| Telling::Pod(Event::RemovePodSandbox, Box::new(pod())));
+    };
+    tell();
+    has_heard(&bed, "10 RemovePodSandbox").await;
+    tell();
+    // So long does the second one wait.
+    tokio::time::sleep(2 * late).await;
+    gate.add_permits(1);
+    slow.closed().await;
+    bed.until(|report| report.iter().any(|one| one.gone.is_some())).await;
+    let gone = bed.nri.report().into_iter().find_map(|one| one.gone).unwrap();
+    assert!(gone.contains("it is too slow: 1 calls wait"), "{gone}");
 }
 
 #[tokio::test]

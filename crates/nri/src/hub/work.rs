@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, oneshot};
@@ -19,7 +20,7 @@ use crate::api::{
 use crate::error::After;
 use crate::merge::{Created, Creation};
 use crate::others::Others;
-use crate::plugin::Plugin;
+use crate::plugin::{Plugin, survived};
 use crate::resources::lay;
 use crate::sync::synchronize;
 use crate::updates::Updates;
@@ -46,6 +47,12 @@ pub(super) enum Work {
     End(oneshot::Sender<()>),
 }
 
+/// It has waited since then.
+pub(super) struct Queued {
+    pub(super) since: Instant,
+    pub(super) work: Work,
+}
+
 /// The plugins in their order, and the task that alone calls them.
 pub(super) struct Hub {
     shared: Arc<Shared>,
@@ -58,25 +65,27 @@ impl Hub {
         Self { shared, runtime, plugins: Vec::new() }
     }
 
-    pub(super) async fn run(mut self, mut works: mpsc::UnboundedReceiver<Work>) {
-        let mut most = WAITING;
+    pub(super) async fn run(mut self, mut works: mpsc::UnboundedReceiver<Queued>) {
+        // What has gathered when one is let go is worked off before another one is to blame.
+        let (mut most, mut since) = (WAITING, Instant::now());
         loop {
             if works.is_empty() {
                 self.plugins.iter_mut().for_each(Plugin::is_up_to_date);
                 most = WAITING;
-            } else if works.len() > most {
-                self.drop_slowest(works.len());
-                // What has gathered is worked off before another one is to blame.
-                most = works.len() + WAITING;
             }
-            let work = tokio::select! {
-                work = works.recv() => work,
+            let queued = tokio::select! {
+                queued = works.recv() => queued,
                 () = any_closed(&self.plugins) => {
                     self.drop_closed();
                     continue;
                 }
             };
-            let Some(work) = work else { return };
+            let Some(Queued { since: begun, work }) = queued else { return };
+            let (waiting, late) = (works.len() + 1, begun.elapsed());
+            if waiting > most || late > self.shared.late && begun > since {
+                self.drop_slowest(waiting, late);
+                (most, since) = (waiting + WAITING, Instant::now());
+            }
             if let Work::End(done) = work {
                 Box::pin(self.end()).await;
                 let _ = done.send(());
@@ -109,13 +118,20 @@ impl Hub {
         }
     }
 
-    /// So much waits for them: lets go of the one that the most time went to.
-    fn drop_slowest(&mut self, waiting: usize) {
+    /// So much waits for them, or so long: lets go of the one that the most time went to.
+    fn drop_slowest(&mut self, waiting: usize, late: Duration) {
         let Some(slowest) = self.plugins.iter().max_by_key(|plugin| plugin.spent()) else { return };
         let (plugin, spent) = (slowest.full_name(), slowest.spent());
-        tracing::error!(plugin, waiting, ?spent, "an NRI plugin is too slow for what happens");
+        tracing::error!(
+            plugin,
+            waiting,
+            ?late,
+            ?spent,
+            "an NRI plugin is too slow for what happens"
+        );
         slowest.peer.close(&format!(
-            "{waiting} calls wait for it: it has taken {spent:?} over those before them"
+            "it is too slow: {waiting} calls wait, the first one {late:?}, and it has taken {spent:?} \
+             over those before them"
         ));
         self.drop_closed();
     }
@@ -464,24 +480,6 @@ impl Hub {
             }
         }
         self.shared.rest();
-    }
-}
-
-/// What a plugin has answered. One that is lost over a call is no reason for it to fail.
-fn survived<T: Default>(
-    plugin: &Plugin,
-    call: &'static str,
-    answer: Result<T, After>,
-) -> Result<T, Error> {
-    match answer {
-        Ok(answer) => Ok(answer),
-        Err(After::Refused(message)) => {
-            Err(Error::Refused { plugin: plugin.full_name(), call, message })
-        }
-        Err(After::Lost(why)) => {
-            plugin.peer.close(&format!("{call}: {why}"));
-            Ok(T::default())
-        }
     }
 }
 

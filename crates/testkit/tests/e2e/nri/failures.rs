@@ -69,7 +69,7 @@ fn what_a_plugin_says_to_an_end_changes_nothing() -> Result<()> {
 
 #[test]
 fn one_that_hangs_is_let_go_with_its_reason_and_the_container_is_created() -> Result<()> {
-    let config = Config::default().drop_in("nri.toml", "[nri]\nrequest_timeout = \"500ms\"");
+    let config = Config::default().drop_in("nri.toml", "[nri]\nrequest_timeout = \"2s\"");
     on_a_node_with(config, &["busybox"], async |bed| {
         let hangs = at("CreateContainer", || Does::Hang);
         let hanging = Plugin::join(&bed.node, "10", "hangs", hangs).await?;
@@ -80,7 +80,7 @@ fn one_that_hangs_is_let_go_with_its_reason_and_the_container_is_created() -> Re
         good.hears("CreateContainer").await?;
         let status = bed.berth(&["status"])?;
         let line = status.lines().find(|line| line.contains("10-hangs")).unwrap_or_default();
-        ensure!(line.contains("gone: CreateContainer: it did not answer within 500ms"), "{status}");
+        ensure!(line.contains("gone: CreateContainer: it did not answer within 2s"), "{status}");
         ensure!(status.lines().any(|line| line.trim_end() == "nri plugin    20-good"), "{status}");
         Ok(())
     })

@@ -94,7 +94,8 @@ fn after_a_restart_of_the_daemon_a_plugin_that_comes_back_is_given_everything() 
 
 #[test]
 fn a_creation_that_a_dead_daemon_left_unclaimed_is_told_once() -> Result<()> {
-    on_a_node(async |bed| {
+    let config = Config::default().drop_in("nri.toml", "[nri]\nrequest_timeout = \"20s\"");
+    on_a_node_with(config, &["busybox"], async |bed| {
         let pod = bed.cri.run(&bed.pod("unclaimed")).await?;
         let gate = Arc::new(Semaphore::new(0));
         let waits = Arc::clone(&gate);
