@@ -106,7 +106,7 @@ fn an_archive_is_unpacked_again_also_if_its_parts_have_holes() {
     sparse(&from.join("checkpoint/pages-1.img"), 1 << 20);
     sparse(&from.join("rootfs-diff.tar"), 1 << 20);
     assert!(ask("pack", &json!({"from": from, "location": location})).0);
-    let request = json!({"archive": location, "into": into, "hostname": "new"});
+    let request = json!({"from": {"archive": location}, "into": into, "hostname": "new"});
     assert_eq!(ask("unpack", &request), (true, json!({"deleted": []})));
     for part in ["checkpoint/pages-1.img", "rootfs-diff.tar"] {
         assert_eq!(fs::read(into.join(part)).unwrap(), fs::read(from.join(part)).unwrap());
