@@ -221,8 +221,7 @@ impl Drop for Command {
                 drop(starting.lock().await);
             }
             drop(held);
-            kill(&shim, &id, &exec, cgroup.as_ref()).await;
-            let _ = shim.delete(id.as_str(), Some(&exec)).await;
+            end(&shim, &id, &exec, cgroup.as_ref()).await;
             drop(fifos);
         });
     }
@@ -253,10 +252,9 @@ pub(crate) async fn end_orphans(context: &Context, id: &ContainerId) {
     let (Ok(orphans), Ok(shim)) = (listed.await, connection(context).await) else { return };
     for (exec, fifos) in orphans {
         tracing::info!(container = %id, exec, "ending a command of an earlier daemon");
-        kill(&shim, id, &exec, foreign_cgroup(context, id).as_ref()).await;
-        // Not there: it had ended, or was never begun.
-        let _ = shim.delete(id.as_str(), Some(&exec)).await;
-        drop(fifos);
+        let held = fifos.hold();
+        end(&shim, id, &exec, foreign_cgroup(context, id).as_ref()).await;
+        drop((held, fifos));
     }
 }
 
@@ -267,6 +265,21 @@ fn process(context: &Context, id: &ContainerId, wanted: &Wanted<'_>) -> Result<A
     match serde_json::to_vec(&process) {
         Ok(value) => Ok(Any { type_url: Any::PROCESS.into(), value }),
         Err(why) => failed(Kind::Broken, format!("the process has no JSON: {why}")),
+    }
+}
+
+/// Kills a command that nobody waits for, and has the shim forget it. One that a shim by others is
+/// still starting can be neither killed nor forgotten: it is tried again, for a minute or so.
+async fn end(shim: &Shim, id: &ContainerId, exec: &str, cgroup: Option<&Cgroup>) {
+    for pause in [0, 1, 4, 15, 60].map(Duration::from_secs) {
+        tokio::time::sleep(pause).await;
+        kill(shim, id, exec, cgroup).await;
+        match shim.delete(id.as_str(), Some(exec)).await {
+            Ok(_) => return,
+            // It had ended, was never begun, or has gone with its shim.
+            Err(why) if matches!(why.kind(), ShimKind::NotFound | ShimKind::Unavailable) => return,
+            Err(_) => {}
+        }
     }
 }
 
