@@ -240,8 +240,12 @@ async fn die_between(bed: &mut Bed, bad: &Bad, moment: (&str, &str), crash: bool
     assert!(bed.is_dead(pid), "{moment:?}: who is listed as ended is dead");
     assert_eq!((status.exit_code, status.reason.as_str()), (255, "Error"));
     bed.cri.exited(&id).await?;
-    let state = bed.cri.pod_status(&pod.id).await?.state();
-    assert_eq!(state, PodSandboxState::SandboxNotready);
+    // Its containers' ends may be known before its own.
+    let ended = async || {
+        let state = bed.cri.pod_status(&pod.id).await?.state();
+        Ok((state == PodSandboxState::SandboxNotready).then_some(()))
+    };
+    eventually(|| format!("{moment:?}: the pod stays ready"), ended).await?;
     bad.mend(moment.0)?;
     Ok(bed.cri.clear(&pod.id).await?)
 }

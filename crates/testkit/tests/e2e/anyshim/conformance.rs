@@ -196,7 +196,11 @@ pub(super) async fn streams(bed: &mut Bed, subject: &Subject) -> Result<()> {
     }
     assert!(error.message().contains("talk/directory"), "{error}");
     assert_eq!(cri.exited(&id).await?.reason, "StartError");
-    rotation(bed, &pod).await
+    // containerd writes its own logs, and cuts a line in two where it opens a new one.
+    match subject.daemon {
+        Daemon::Berth => rotation(bed, &pod).await,
+        Daemon::Containerd => Ok(()),
+    }
 }
 
 async fn rotation(bed: &Bed, pod: &berth_testkit::cri::RunningPod) -> Result<()> {
@@ -214,19 +218,20 @@ async fn rotation(bed: &Bed, pod: &berth_testkit::cri::RunningPod) -> Result<()>
             Ok(_) => assert!(path.exists(), "reopen answers when the new file is there"),
             // It has said all that it had to say.
             Err(why) if why.code() == Code::FailedPrecondition => break,
-            Err(_) if cri.container(&id).await?.finished_at > 0 => break,
             Err(error) => return Err(error.into()),
         }
     }
     cri.exited(&id).await?;
     files.push(path);
-    let mut numbers = Vec::new();
+    let mut next = 1;
     for file in files.iter().filter(|file| file.exists()) {
         for (_, _, text) in entries(file)? {
-            numbers.push(text.parse::<u32>()?);
+            let number = text.parse::<u32>()?;
+            assert_eq!(number, next, "in {}, of {files:?}", file.display());
+            next += 1;
         }
     }
-    assert!(numbers.iter().copied().eq(1..=20000), "{} numbers", numbers.len());
+    assert_eq!(next - 1, 20000, "the last lines are missing, of {files:?}");
     Ok(())
 }
 
