@@ -284,6 +284,29 @@ fn placed(node: &Node, pod: Pod) -> Pod {
     }
 }
 
+/// Waits until a command of this name runs in the node.
+///
+/// # Errors
+/// None comes.
+pub async fn somebody_runs(bed: &Bed, command: &str) -> Result<()> {
+    let there = async || Ok(runs(bed, command)?.then_some(()));
+    eventually(|| format!("{command} does not run"), there).await
+}
+
+/// Waits until no command of this name runs in the node.
+///
+/// # Errors
+/// One stays.
+pub async fn nobody_runs(bed: &Bed, command: &str) -> Result<()> {
+    let gone = async || Ok((!runs(bed, command)?).then_some(()));
+    eventually(|| format!("{command} still runs"), gone).await
+}
+
+fn runs(bed: &Bed, command: &str) -> Result<bool> {
+    let listed = bed.node.run("ps", &["-e", "-o", "args"])?;
+    Ok(listed.lines().any(|line| line.trim() == command))
+}
+
 /// Waits until no shim runs in a node: containerd does not wait for the end of one that it has told to
 /// end.
 ///

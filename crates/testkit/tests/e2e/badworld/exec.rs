@@ -4,34 +4,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use berth_testkit::bed::{Bed, eventually, on_a_node};
+use berth_testkit::bed::{eventually, nobody_runs, on_a_node, somebody_runs};
 use tonic::Code;
 
 use super::{error, next_pod_is_fine, on_a_node_with_runtime, on_a_node_with_runtime_as, says};
-
-/// Waits until no command of this name runs in the node.
-async fn nobody_runs(bed: &Bed, command: &str) -> Result<()> {
-    eventually(
-        || format!("{command} still runs"),
-        async || {
-            let listed = bed.node.run("ps", &["-e", "-o", "args"])?;
-            Ok((!listed.lines().any(|line| line.trim() == command)).then_some(()))
-        },
-    )
-    .await
-}
-
-/// Waits until a command of this name runs in the node.
-async fn somebody_runs(bed: &Bed, command: &str) -> Result<()> {
-    eventually(
-        || format!("{command} does not run"),
-        async || {
-            let listed = bed.node.run("ps", &["-e", "-o", "args"])?;
-            Ok(listed.lines().any(|line| line.trim() == command).then_some(()))
-        },
-    )
-    .await
-}
 
 #[test]
 fn an_exec_that_the_runtime_fails_is_told_and_leaves_nothing() -> Result<()> {

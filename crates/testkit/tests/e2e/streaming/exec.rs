@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use berth_testkit::bed::{Bed, busybox};
+use berth_testkit::bed::{Bed, busybox, nobody_runs, somebody_runs};
 use berth_testkit::cri::refused;
 use berth_testkit::specs::Container;
 use berth_testkit::streams::{Session, Transport, Wants};
 use sha2::{Digest as _, Sha256};
 use tonic::Code;
 
-use super::{exec, no_fifos, nobody_runs, somebody_runs, texts, with_each_shim};
+use super::{exec, no_fifos, texts, with_each_shim};
 
 /// 100 MiB.
 const LARGE: usize = 100 << 20;

@@ -48,30 +48,6 @@ fn texts(ended: &Ended) -> (String, String, Option<Result<i32, String>>) {
     (text(&ended.stdout), text(&ended.stderr), ended.status.clone())
 }
 
-/// Waits until no command of this name runs in the node.
-async fn nobody_runs(bed: &Bed, command: &str) -> Result<()> {
-    eventually(
-        || format!("{command} still runs"),
-        async || {
-            let listed = bed.node.run("ps", &["-e", "-o", "args"])?;
-            Ok((!listed.lines().any(|line| line.trim() == command)).then_some(()))
-        },
-    )
-    .await
-}
-
-/// Waits until a command of this name runs in the node.
-async fn somebody_runs(bed: &Bed, command: &str) -> Result<()> {
-    eventually(
-        || format!("{command} does not run"),
-        async || {
-            let listed = bed.node.run("ps", &["-e", "-o", "args"])?;
-            Ok(listed.lines().any(|line| line.trim() == command).then_some(()))
-        },
-    )
-    .await
-}
-
 /// Waits until nothing of a session is left in a container's bundle.
 async fn no_fifos(bed: &Bed, id: &str) -> Result<()> {
     let bundle = bed.node.path(&format!("/run/berth/bundles/{id}"));
