@@ -29,21 +29,28 @@ use crate::picture;
 use crate::shared::Shared;
 use crate::view::PodView;
 
-/// What a pod's task is told. What is large is boxed: each pod's queue has room for 32 of these, or 64,
+/// What a pod's task is told. All of it is boxed: each pod's queue has room for 32 of these, or 64,
 /// for as long as the pod lives.
 pub(crate) enum Message {
     /// A caller asks.
-    Request(Token, Box<Request>, oneshot::Sender<Result<Reply, Failure>>),
+    Request(Box<Asked>),
     /// A caller went away.
     CallerGone(Token),
     /// A job ended.
-    Ended(Job, Box<Outcome>),
-    /// A save ended.
-    Saved(u64, Result<(), Failure>),
+    Ended(Box<(Job, Outcome)>),
+    /// The save of this generation ended.
+    Saved(Box<(u64, Result<(), Failure>)>),
     /// The record is deleted, or cannot be.
     Forgotten,
     /// The shim does not answer, or answers again.
     Silent(bool),
+}
+
+/// What a caller asks, and whom to tell.
+pub(crate) struct Asked {
+    pub(crate) token: Token,
+    pub(crate) request: Request,
+    pub(crate) reply: oneshot::Sender<Result<Reply, Failure>>,
 }
 
 /// A job in progress.
@@ -83,7 +90,7 @@ struct Ending {
 impl Ending {
     fn tell(mut self, outcome: Outcome) {
         if let Some(job) = self.job.take() {
-            let _ = self.own.send(Message::Ended(job, Box::new(outcome)));
+            let _ = self.own.send(Message::Ended(Box::new((job, outcome))));
         }
     }
 }
@@ -93,7 +100,7 @@ impl Drop for Ending {
         if let Some(job) = self.job.take() {
             let text = format!("{job}: a bug: it ended without an outcome");
             let outcome = Outcome::Failed(Failure::new(Kind::Broken, text));
-            let _ = self.own.send(Message::Ended(job, Box::new(outcome)));
+            let _ = self.own.send(Message::Ended(Box::new((job, outcome))));
         }
     }
 }
@@ -132,9 +139,9 @@ impl PodTask {
         machine: Machine,
         saved: Option<Arc<PodRecord>>,
         (own, queue): (mpsc::UnboundedSender<Message>, mpsc::UnboundedReceiver<Message>),
-    ) -> Self {
+    ) -> Box<Self> {
         let creating = (!machine.record().answered).then(|| shared.records.creating());
-        Self {
+        Box::new(Self {
             shared: Arc::clone(shared),
             machine,
             queue,
@@ -147,11 +154,12 @@ impl PodTask {
             view: None,
             gone: false,
             creating,
-        }
+        })
     }
 
-    /// Takes one turn after the other with `take`, until the pod is gone.
-    async fn run(mut self, take: impl Fn(&mut Self, Turn)) {
+    /// Takes one turn after the other with `take`, until the pod is gone. Boxed, since a future has
+    /// room both for what it is given and for what it makes of it.
+    async fn run(mut self: Box<Self>, take: impl Fn(&mut Self, Turn)) {
         let mut panics = recovery::Panics::default();
         let mut next = Some(Turn::Begin);
         while let Some(turn) = next {
@@ -172,7 +180,8 @@ impl PodTask {
     async fn wait(&mut self) -> Option<Turn> {
         let message = match self.wake_at.map(|at| self.shared.until(at)) {
             None => self.queue.recv().await,
-            Some(wait) => match tokio::time::timeout(wait, self.queue.recv()).await {
+            // Boxed: nearly all of the time there is no timer.
+            Some(wait) => match Box::pin(tokio::time::timeout(wait, self.queue.recv())).await {
                 Ok(message) => message,
                 Err(_) => return Some(Turn::Event(Event::Tick)),
             },
@@ -183,19 +192,21 @@ impl PodTask {
     /// Notes what the driver itself must know of a message, whatever comes of its turn.
     fn note(&mut self, message: Message) -> Turn {
         Turn::Event(match message {
-            Message::Request(token, request, reply) => {
-                self.callers.insert(token, reply);
-                Event::Request(token, *request)
+            Message::Request(asked) => {
+                self.callers.insert(asked.token, asked.reply);
+                Event::Request(asked.token, asked.request)
             }
             Message::CallerGone(token) => {
                 self.callers.remove(&token);
                 Event::CallerGone(token)
             }
-            Message::Ended(job, outcome) => {
+            Message::Ended(ended) => {
+                let (job, outcome) = *ended;
                 self.jobs.remove(&job.subject);
-                Event::Ended(job, *outcome)
+                Event::Ended(job, outcome)
             }
-            Message::Saved(generation, result) => {
+            Message::Saved(saved) => {
+                let (generation, result) = *saved;
                 let saving = self.on_disk.saving.take_if(|(of, _)| *of == generation);
                 if let (Some((_, record)), Ok(())) = (saving, &result) {
                     let before = self.on_disk.saved.replace(record);
@@ -293,7 +304,8 @@ impl PodTask {
             let result = result.map(|rows| {
                 shared.leftovers.add(rows.into_iter().map(Some).zip(left).collect());
             });
-            let _ = own.send(Message::Saved(generation, result.map_err(|why| Failure::new(why.kind(), why.to_string()))));
+            let result = result.map_err(|why| Failure::new(why.kind(), why.to_string()));
+            let _ = own.send(Message::Saved(Box::new((generation, result))));
         });
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::Error;
 use crate::picture::{self, Work};
-use crate::pod_task::Message;
+use crate::pod_task::{Asked, Message};
 use crate::view::{ContainerView, PodReport, PodView};
 
 /// One pod: its task's queue, its picture, and what is being done about it.
@@ -216,7 +216,7 @@ pub(crate) async fn ask(
         }
     }
     let (reply, answer) = oneshot::channel();
-    queue.send(Message::Request(token, Box::new(request), reply)).ok()?;
+    queue.send(Message::Request(Box::new(Asked { token, request, reply }))).ok()?;
     let mut leaving = Leaving(queue, token, true);
     let answer = answer.await;
     leaving.2 = false;

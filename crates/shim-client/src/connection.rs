@@ -9,16 +9,19 @@
 //!   task: socket ─▶ response of id ─▶ pending[id] ─▶ call;  end of file ─▶ all calls fail, `closed`
 //! ```
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{self, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{Interest, Ready};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, Timeout};
 
 use crate::frame::{self, Next};
 use crate::{Address, Error, Result};
@@ -65,7 +68,7 @@ struct State {
 pub(crate) enum Failure {
     Lost(Arc<str>),
     TimedOut,
-    Refused(&'static str),
+    Refused(Cow<'static, str>),
 }
 
 impl Connection {
@@ -101,27 +104,12 @@ impl Connection {
         Connection { shared, task }
     }
 
-    /// Sends a request message and waits for the response message.
-    pub(crate) async fn call(
-        &self,
-        request: Vec<u8>,
-        deadline: Option<Instant>,
-    ) -> std::result::Result<Vec<u8>, Failure> {
-        if request.len() > frame::MAX_MESSAGE {
-            return Err(Failure::Refused("the request is larger than ttrpc allows (4 MiB)"));
-        }
+    /// Sends a request message; the future waits for the response message.
+    pub(crate) fn call(&self, request: &[u8], deadline: Option<Instant>) -> Call<'_> {
         let (sender, response) = oneshot::channel();
-        let waiting = self.send(&request, sender)?;
-        drop(request); // a Wait may last as long as its pod
-        let answered = match deadline {
-            None => Ok(response.await),
-            Some(deadline) => tokio::time::timeout_at(deadline, response).await,
-        };
-        drop(waiting);
-        match answered {
-            Ok(Ok(message)) => Ok(message),
-            Ok(Err(_)) => Err(Failure::Lost(self.shared.lost())),
-            Err(_) => Err(Failure::TimedOut),
+        match self.send(request, sender) {
+            Ok(waiting) => Call::Sent(waiting, Response::of(response, deadline)),
+            Err(why) => Call::Failed(Some(why)),
         }
     }
 
@@ -141,16 +129,19 @@ impl Connection {
         request: &[u8],
         sender: oneshot::Sender<Vec<u8>>,
     ) -> std::result::Result<Waiting<'_>, Failure> {
+        if request.len() > frame::MAX_MESSAGE {
+            return Err(Failure::Refused("the request is larger than ttrpc allows (4 MiB)".into()));
+        }
         let mut state = self.shared.state();
         if let Some(why) = &state.lost {
             return Err(Failure::Lost(Arc::clone(why)));
         }
         if state.out.len() > MAX_QUEUED {
-            return Err(Failure::Refused("the shim does not read its requests"));
+            return Err(Failure::Refused("the shim does not read its requests".into()));
         }
         // Clients' streams are odd (ttrpc's protocol description).
         let Some(stream) = state.last_stream.map_or(Some(1), |last| last.checked_add(2)) else {
-            return Err(Failure::Refused("the connection has run out of stream ids"));
+            return Err(Failure::Refused("the connection has run out of stream ids".into()));
         };
         state.last_stream = Some(stream);
         state.pending.insert(stream, sender);
@@ -169,8 +160,51 @@ impl Drop for Connection {
     }
 }
 
+/// A call that was made, as a future of its response: small, since a Wait lasts as long as its pod.
+pub(crate) enum Call<'a> {
+    Sent(Waiting<'a>, Response),
+    Failed(Option<Failure>),
+}
+
+/// A response that is waited for. The timer is boxed: Waits have none.
+pub(crate) enum Response {
+    Whenever(oneshot::Receiver<Vec<u8>>),
+    InTime(Pin<Box<Timeout<oneshot::Receiver<Vec<u8>>>>>),
+}
+
+impl Response {
+    fn of(response: oneshot::Receiver<Vec<u8>>, deadline: Option<Instant>) -> Response {
+        match deadline {
+            None => Response::Whenever(response),
+            Some(at) => Response::InTime(Box::pin(tokio::time::timeout_at(at, response))),
+        }
+    }
+}
+
+impl Future for Call<'_> {
+    type Output = std::result::Result<Vec<u8>, Failure>;
+
+    fn poll(self: Pin<&mut Self>, task: &mut task::Context<'_>) -> Poll<Self::Output> {
+        let (waiting, response) = match self.get_mut() {
+            Call::Sent(waiting, response) => (waiting, response),
+            Call::Failed(why) => {
+                let again = || Failure::Refused("it has been answered".into());
+                return Poll::Ready(Err(why.take().unwrap_or_else(again)));
+            }
+        };
+        let answered = match response {
+            Response::Whenever(response) => ready!(Pin::new(response).poll(task)),
+            Response::InTime(response) => match ready!(response.as_mut().poll(task)) {
+                Ok(answered) => answered,
+                Err(_) => return Poll::Ready(Err(Failure::TimedOut)),
+            },
+        };
+        Poll::Ready(answered.map_err(|_| Failure::Lost(waiting.shared.lost())))
+    }
+}
+
 /// A call in progress; dropping it forgets the call, whose response is then passed over.
-struct Waiting<'a> {
+pub(crate) struct Waiting<'a> {
     shared: &'a Shared,
     stream: u32,
 }

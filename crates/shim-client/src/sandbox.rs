@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use berth_proto::sandbox as wire;
+use futures_util::TryFutureExt as _;
 use protobuf::Message;
 
 use crate::shim::{Method, lost_is_done};
@@ -108,11 +109,17 @@ impl Shim {
     ///
     /// # Errors
     /// As each call, but without a deadline.
-    pub async fn wait_sandbox(&self, id: &str) -> Result<Exited> {
+    pub fn wait_sandbox<'a>(
+        &'a self,
+        id: &'a str,
+    ) -> impl Future<Output = Result<Exited>> + use<'a> {
+        // No async fn: its future would keep the request for as long as the pod lives.
         let request = wire::WaitSandboxRequest { sandbox_id: id.into(), ..Default::default() };
-        let reply: wire::WaitSandboxResponse =
-            self.call(sandbox("WaitSandbox"), id, None, &request).await?;
-        Ok(Exited { status: reply.exit_status, at: time(reply.exited_at.as_ref()) })
+        let wait = self.call(sandbox("WaitSandbox"), id, None, &request);
+        wait.map_ok(|reply: wire::WaitSandboxResponse| Exited {
+            status: reply.exit_status,
+            at: time(reply.exited_at.as_ref()),
+        })
     }
 
     /// SandboxStatus.

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use protobuf::Message;
 use tokio::time::Instant;
 use ttrpc::proto::{KeyValue, Request};
 
-use crate::connection::{Connection, Failure};
+use crate::connection::{Call, Connection, Failure};
 use crate::decode::decode;
 use crate::frame::{Reply, reply};
 use crate::{Address, Answer, Error, Generation, Result};
@@ -104,46 +105,25 @@ impl Shim {
         self.inner.deadlines
     }
 
-    /// Makes one call: `id` is only for messages, `limit` is none for the Waits.
-    pub(crate) async fn call<A: Message, B: Message>(
-        &self,
+    /// Makes one call: `id` is only for messages, `limit` is none for the Waits, which may last as
+    /// long as their pod. Their futures keep nothing of what was asked, nor room for a timer.
+    pub(crate) fn call<'a, A: Message, B: Message>(
+        &'a self,
         method: Method,
-        id: &str,
+        id: &'a str,
         limit: Option<Duration>,
         arguments: &A,
-    ) -> Result<B> {
+    ) -> impl Future<Output = Result<B>> + use<'a, A, B> {
         let call = method.name;
-        let owned = || id.to_owned();
-        let request = self.request(method, limit, arguments).map_err(|e| Error::Request {
-            call,
-            id: owned(),
-            why: e.to_string(),
-        })?;
         let deadline = limit.map(|limit| Instant::now() + limit);
-        let message = match self.inner.connection.call(request, deadline).await {
-            Ok(message) => message,
-            Err(Failure::TimedOut) => {
-                return Err(Error::TimedOut {
-                    call,
-                    id: owned(),
-                    after: limit.unwrap_or_default(),
-                });
-            }
-            Err(Failure::Lost(why)) => {
-                return Err(Error::Lost { call, id: owned(), why: why.as_ref().to_owned() });
-            }
-            Err(Failure::Refused(why)) => {
-                return Err(Error::Request { call, id: owned(), why: why.to_owned() });
-            }
+        let sent = match self.request(method, limit, arguments) {
+            Ok(request) => self.inner.connection.call(&request, deadline),
+            Err(why) => Call::Failed(Some(Failure::Refused(why.to_string().into()))),
         };
-        let undecodable = |why| Error::Reply { call, id: owned(), why };
-        match reply(&message) {
-            Reply::Payload(payload) => decode(&payload).map_err(|e| undecodable(e.to_string())),
-            Reply::Refused(kind, message) => {
-                Err(Error::Refused { call, id: owned(), kind, message })
-            }
-            Reply::Undecodable(why) => Err(undecodable(why)),
-        }
+        sent.map(move |answered| match answered {
+            Ok(message) => answer(&message, call, id),
+            Err(why) => Err(why.of(call, id, limit)),
+        })
     }
 
     fn request<A: Message>(
@@ -167,6 +147,29 @@ impl Shim {
             ..Request::default()
         }
         .write_to_bytes()
+    }
+}
+
+/// What a response message says.
+fn answer<B: Message>(message: &[u8], call: &'static str, id: &str) -> Result<B> {
+    let id = || id.to_owned();
+    let undecodable = |why| Error::Reply { call, id: id(), why };
+    match reply(message) {
+        Reply::Payload(payload) => decode(&payload).map_err(|e| undecodable(e.to_string())),
+        Reply::Refused(kind, message) => Err(Error::Refused { call, id: id(), kind, message }),
+        Reply::Undecodable(why) => Err(undecodable(why)),
+    }
+}
+
+impl Failure {
+    /// The error of this call about `id`.
+    fn of(self, call: &'static str, id: &str, limit: Option<Duration>) -> Error {
+        let id = id.to_owned();
+        match self {
+            Failure::TimedOut => Error::TimedOut { call, id, after: limit.unwrap_or_default() },
+            Failure::Lost(why) => Error::Lost { call, id, why: why.as_ref().to_owned() },
+            Failure::Refused(why) => Error::Request { call, id, why: why.into_owned() },
+        }
     }
 }
 

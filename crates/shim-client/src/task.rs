@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_proto::{runc_options, task_v3 as wire};
+use futures_util::TryFutureExt as _;
 use protobuf::Message;
 use protobuf::well_known_types::empty::Empty;
 
@@ -135,11 +136,19 @@ impl Shim {
     ///
     /// # Errors
     /// As each call, but without a deadline.
-    pub async fn wait(&self, id: &str, exec: Option<&str>) -> Result<Exited> {
+    pub fn wait<'a>(
+        &'a self,
+        id: &'a str,
+        exec: Option<&str>,
+    ) -> impl Future<Output = Result<Exited>> + use<'a> {
+        // No async fn: its future would keep the request for as long as the container runs.
         let request =
             wire::WaitRequest { id: id.into(), exec_id: exec_id(exec), ..Default::default() };
-        let reply: wire::WaitResponse = self.call(self.task("Wait"), id, None, &request).await?;
-        Ok(Exited { status: reply.exit_status, at: time(reply.exited_at.as_ref()) })
+        let wait = self.call(self.task("Wait"), id, None, &request);
+        wait.map_ok(|reply: wire::WaitResponse| Exited {
+            status: reply.exit_status,
+            at: time(reply.exited_at.as_ref()),
+        })
     }
 
     /// Kill: sends a signal to the task, to all its processes, or to an exec.

@@ -58,7 +58,7 @@ async fn end_beside_log(context: &Context, id: &ContainerId) -> End {
             ended.await
         }
         end = &mut ended => {
-            if tokio::time::timeout(LOG, resumed).await.is_err() {
+            if Box::pin(tokio::time::timeout(LOG, resumed)).await.is_err() {
                 tracing::warn!(container = %id, "its log could not be opened within {LOG:?}");
             }
             end
@@ -73,20 +73,33 @@ async fn end(context: &Context, id: &ContainerId) -> End {
     };
     let waited = tokio::select! {
         waited = shim.wait(id.as_str(), None) => waited,
-        () = ended_untold(context, id) => match Box::pin(shim.state(id.as_str(), None)).await {
-            Ok(state) => match state.exited {
-                Some(exited) => Ok(exited),
-                // The pid may be one of a guest, which this node cannot know: the shim tells.
-                None if !has_cgroup(context, id) => shim.wait(id.as_str(), None).await,
-                None => return End::Untold,
-            },
-            Err(why) if why.kind() == ShimKind::TimedOut => return End::Untold,
-            Err(why) => Err(why),
+        () = ended_untold(context, id) => match Box::pin(asked(context, id, &shim)).await {
+            Some(answer) => answer,
+            None => return End::Untold,
         },
     };
     match waited {
         Ok(exited) => End::Told(shim, exited),
         Err(why) => End::Unanswered(why.into()),
+    }
+}
+
+/// What a shim says of a process that has ended and of whose end it did not tell: nothing, if it
+/// says that it runs.
+async fn asked(
+    context: &Context,
+    id: &ContainerId,
+    shim: &Shim,
+) -> Option<berth_shim_client::Result<Exited>> {
+    match shim.state(id.as_str(), None).await {
+        Ok(state) => match state.exited {
+            Some(exited) => Some(Ok(exited)),
+            // The pid may be one of a guest, which this node cannot know: the shim tells.
+            None if !has_cgroup(context, id) => Some(shim.wait(id.as_str(), None).await),
+            None => None,
+        },
+        Err(why) if why.kind() == ShimKind::TimedOut => None,
+        Err(why) => Some(Err(why)),
     }
 }
 
@@ -116,9 +129,13 @@ async fn told(context: &Context, id: &ContainerId, shim: &Shim, exited: Exited) 
 /// told of it by then. What cannot be watched from here, the guest of a VM, is left to the shim.
 async fn ended_untold(context: &Context, id: &ContainerId) {
     let task = context.container(id).ok().and_then(|c| c.task.held());
-    let Some(pid) = task.filter(|_| shim::foreign(context)).map(|task| task.pid) else {
-        return std::future::pending().await;
-    };
+    match task.filter(|_| shim::foreign(context)).map(|task| task.pid) {
+        Some(pid) => Box::pin(ended(context, id, pid)).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn ended(context: &Context, id: &ContainerId, pid: u32) {
     match process_of(context, id, pid) {
         Process::Runs(pidfd) => {
             let Ok(watched) = berth_job::watch(pidfd, Interest::READABLE) else {

@@ -1,6 +1,8 @@
 //! The sandbox in the shim: by the Sandbox API, or as a task that runs the built-in pause; and the
 //! watch over its life.
 
+use std::sync::Arc;
+
 use berth_pod::Kind;
 use berth_pod::job::Outcome;
 use berth_pod::record::{Lost, PodFact, SandboxFact};
@@ -184,42 +186,55 @@ pub(super) async fn shut_down(context: &Context, shim: &Shim) -> Result<()> {
 pub(super) async fn watch(context: &Context) -> Result<Outcome> {
     let shim = match connection(context).await {
         Ok(shim) => shim,
-        Err(why) if exit::is_dead(context) || context.rebooted() => {
-            let text = match why {
-                Trouble::Failed(why)
-                | Trouble::Known(why)
-                | Trouble::Living(why)
-                | Trouble::Dead(why) => why.message,
-                Trouble::Aborted => return Err(Trouble::Aborted),
-            };
-            return Ok(Outcome::Lost(Lost::Shim(text)));
-        }
-        Err(why) => {
-            let _ = context.queue.send(Message::Silent(true));
-            return Err(why);
-        }
+        Err(why) => return out_of_reach(context, why),
     };
     let _ = context.queue.send(Message::Silent(false));
-    let id = context.record.id.as_str();
-    tokio::select! {
-        why = shim.closed() => Box::pin(cut_off(context, &why)).await,
-        ended = wait(context, &shim, id) => match ended {
-            Ok(exited) => {
-                let text = format!("its process exited with code {}", exited.status);
-                Ok(Outcome::Lost(Lost::Sandbox(text)))
-            }
-            Err(why) if why.kind() == ShimKind::Unimplemented => {
-                Box::pin(cut_off(context, &shim.closed().await)).await
-            }
-            Err(why) if why.kind() == ShimKind::Unavailable => {
-                Box::pin(cut_off(context, &why.fail().message)).await
-            }
-            Err(why) => Err(why.into()),
-        },
+    let end = tokio::select! {
+        why = shim.closed() => End::CutOff(why),
+        ended = wait(context, &shim) => End::Ended(ended),
+    };
+    Box::pin(ended(context, shim, end)).await
+}
+
+/// Nobody listens for the shim: it is dead, or only silent.
+fn out_of_reach(context: &Context, why: Trouble) -> Result<Outcome> {
+    if !exit::is_dead(context) && !context.rebooted() {
+        let _ = context.queue.send(Message::Silent(true));
+        return Err(why);
+    }
+    match why {
+        Trouble::Failed(why) | Trouble::Known(why) | Trouble::Living(why) | Trouble::Dead(why) => {
+            Ok(Outcome::Lost(Lost::Shim(why.message)))
+        }
+        Trouble::Aborted => Err(Trouble::Aborted),
     }
 }
 
-async fn wait(context: &Context, shim: &Shim, id: &str) -> berth_shim_client::Result<Exited> {
+/// How the wait for a sandbox's end ended.
+enum End {
+    CutOff(Arc<str>),
+    Ended(berth_shim_client::Result<Exited>),
+}
+
+async fn ended(context: &Context, shim: Shim, end: End) -> Result<Outcome> {
+    match end {
+        End::CutOff(why) => cut_off(context, &why).await,
+        End::Ended(Ok(exited)) => {
+            let text = format!("its process exited with code {}", exited.status);
+            Ok(Outcome::Lost(Lost::Sandbox(text)))
+        }
+        End::Ended(Err(why)) if why.kind() == ShimKind::Unimplemented => {
+            cut_off(context, &shim.closed().await).await
+        }
+        End::Ended(Err(why)) if why.kind() == ShimKind::Unavailable => {
+            cut_off(context, &why.fail().message).await
+        }
+        End::Ended(Err(why)) => Err(why.into()),
+    }
+}
+
+async fn wait(context: &Context, shim: &Shim) -> berth_shim_client::Result<Exited> {
+    let id = context.record.id.as_str();
     match context.record.sandbox.held() {
         Some(fact) if fact.as_task => shim.wait(id, None).await,
         _ => shim.wait_sandbox(id).await,

@@ -96,8 +96,8 @@ impl PodTask {
 
     /// Takes a message while there is no loop that could.
     fn sit_out(&mut self, message: Message, bug: &Failure) {
-        if let Message::Request(_, _, reply) = message {
-            let _ = reply.send(Err(bug.clone()));
+        if let Message::Request(asked) = message {
+            let _ = asked.reply.send(Err(bug.clone()));
         } else {
             // What it means for the driver is noted; the loop learns it anew.
             self.note(message);
