@@ -169,8 +169,14 @@ impl Config {
     }
 }
 
+/// What the unit sets for the daemon on a machine.
+fn environment() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let unit = include_str!("../../../packaging/systemd/berth.service");
+    unit.lines().filter_map(|line| line.strip_prefix("Environment=")?.split_once('='))
+}
+
 impl Config {
-    /// The daemon's command line, in an environment of its own.
+    /// The daemon's command line, in the environment that its unit gives it and no other.
     ///
     /// # Errors
     /// If a binary is not built.
@@ -178,7 +184,7 @@ impl Config {
         match self.daemon {
             Daemon::Berth => {
                 let mut command = self.program()?;
-                command.arg("serve");
+                command.arg("serve").envs(environment());
                 Ok(command)
             }
             Daemon::Containerd => {
@@ -276,4 +282,15 @@ fn put(path: &Path, text: &str) -> Result<()> {
     let parent = path.parent().context("a file has a directory")?;
     fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
     fs::write(path, text).with_context(|| format!("write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_unit_sets_is_read() {
+        let set: Vec<_> = environment().collect();
+        assert_eq!(set, [("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")]);
+    }
 }
