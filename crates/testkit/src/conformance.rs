@@ -2,18 +2,21 @@
 //! images that it asks for, a node that takes them for the real ones, and what it says spec by
 //! spec. critest itself is brought by whoever runs this.
 
+mod digest;
 mod images;
 mod outcome;
 
 use std::fs;
 use std::io::Write as _;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 
 use crate::bed::Bed;
 use crate::config::Config;
+use crate::image::samples::Sample;
 use crate::node::{Node, REGISTRY_PORT};
 use crate::place::Guest;
 
@@ -29,9 +32,10 @@ const HOSTS: [&str; 4] = ["registry.k8s.io", "k8s.gcr.io", "gcr.io", "public.ecr
 pub async fn run(critest: Option<&Path>, arguments: &[String]) -> Result<bool> {
     let mut bed = Bed::make(config()?, &[]).await?;
     let push = bed.node.registry()?.push();
-    for sample in images::all()? {
-        let name = sample.name.clone();
-        bed.node.place()?.visit(|| push.sample(&sample)).with_context(|| format!("push {name}"))?;
+    let images = images::all()?;
+    for sample in &images {
+        let pushed = bed.node.place()?.visit(|| push.sample(sample));
+        pushed.with_context(|| format!("push {}", sample.name))?;
     }
     let Some(critest) = critest else {
         tell(&how(&bed.node))?;
@@ -39,7 +43,10 @@ pub async fn run(critest: Option<&Path>, arguments: &[String]) -> Result<bool> {
         bed.close().await?;
         return Ok(true);
     };
-    let outcome = judge(&bed.node, critest, arguments).await;
+    let outcome = match copy(critest, &images) {
+        Ok(critest) => judge(&bed.node, &critest, arguments).await,
+        Err(error) => Err(error),
+    };
     let closed = match &outcome {
         Ok(_) => close(&mut bed).await,
         Err(_) => Ok(()),
@@ -90,11 +97,30 @@ fn how(node: &Node) -> String {
     )
 }
 
-/// Runs critest and gives how many specs failed.
-async fn judge(node: &Node, critest: &Path, arguments: &[String]) -> Result<usize> {
-    let critest = fs::canonicalize(critest).with_context(|| format!("{}", critest.display()))?;
+/// critest as it is run: with the digest of a stand-in for the one that it names.
+fn copy(critest: &Path, images: &[Sample]) -> Result<PathBuf> {
+    let mut program = fs::read(critest).with_context(|| format!("read {}", critest.display()))?;
+    let by_digest = images.iter().find(|image| image.name.ends_with("/test-image-digest"));
+    digest::stand_in(&mut program, by_digest.context("no stand-in has a digest")?)?;
+    let copy = home()?.join("critest");
+    // It may be running.
+    drop(fs::remove_file(&copy));
+    fs::write(&copy, program).with_context(|| format!("write {}", copy.display()))?;
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
+    tell("critest's test-image-digest@sha256 is that of the stand-in, in the copy that runs")?;
+    Ok(copy)
+}
+
+/// Where what critest leaves is kept.
+fn home() -> Result<PathBuf> {
     let home = crate::paths::cache().join("conformance");
     fs::create_dir_all(&home).with_context(|| format!("create {}", home.display()))?;
+    Ok(home)
+}
+
+/// Runs critest and gives how many specs failed.
+async fn judge(node: &Node, critest: &Path, arguments: &[String]) -> Result<usize> {
+    let home = home()?;
     let report = home.join("report.json");
     // One of another run is not taken for this one's.
     drop(fs::remove_file(&report));

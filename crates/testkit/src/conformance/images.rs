@@ -84,6 +84,7 @@ pub(super) fn all() -> Result<Vec<Sample>> {
         staging("test-image-predefined-group", &["latest"], plain("group").user("1000")),
         staging(&format!("hostnet-nginx-{}", architecture()), &["latest"], web("hostnet", "12003")),
     ];
+    images.push(by_digest(staging("test-image-digest", &[], plain("digest"))));
     for number in ["1", "2", "3"] {
         images.push(staging(&format!("test-image-{number}"), &["latest"], plain(number)));
     }
@@ -97,6 +98,12 @@ pub(super) fn all() -> Result<Vec<Sample>> {
         images.push(staging(&format!("test-image-user-{name}"), &["latest"], image));
     }
     Ok(images)
+}
+
+/// An image that is pushed by its digest alone.
+fn by_digest(sample: Sample) -> Sample {
+    let digest = sample.image.top().0.digest;
+    Sample { tags: vec![digest], ..sample }
 }
 
 /// Says whom the kernel takes the program for.
