@@ -105,8 +105,9 @@ impl Shim {
         self.inner.deadlines
     }
 
-    /// Makes one call: `id` is only for messages, `limit` is none for the Waits, which may last as
-    /// long as their pod. Their futures keep nothing of what was asked, nor room for a timer.
+    /// Makes one call, sent before this returns: `id` is only for messages, `limit` is none for the
+    /// Waits, which may last as long as their pod. Their futures keep nothing of what was asked, nor
+    /// room for a timer.
     pub(crate) fn call<'a, A: Message, B: Message>(
         &'a self,
         method: Method,
