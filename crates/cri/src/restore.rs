@@ -5,10 +5,29 @@
 use std::path::PathBuf;
 
 use berth_lifecycle::{Checkpointed, PodView};
-use berth_pod::spec::Checkpoint;
+use berth_pod::spec::{Admitted, Checkpoint, ContainerSpec};
+use berth_pod::verdict::{self, Verdict};
 use berth_proto::cri::v1 as cri;
 
 use crate::{Cri, Error};
+
+/// What an equal request has admitted of a checkpoint already, unless that is being rolled back: its
+/// container needs neither the archive nor the image any more, and they may be gone.
+pub(crate) fn made(
+    pod: &PodView,
+    config: &cri::ContainerConfig,
+    digest: &str,
+) -> Option<Admitted<ContainerSpec>> {
+    let name = config.metadata.as_ref()?;
+    let equal = pod.record.containers.values().find(|container| {
+        let spec = &container.spec.spec;
+        spec.checkpoint.is_some()
+            && (&spec.name.name, spec.name.attempt) == (&name.name, name.attempt)
+            && container.spec.digest == digest
+            && verdict::create_container(container, digest) != Verdict::Anew
+    })?;
+    Some(Admitted::clone(&equal.spec))
+}
 
 /// Finds out whether a container is to be made of a checkpoint, and makes its configuration that of a
 /// container.

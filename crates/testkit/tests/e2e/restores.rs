@@ -396,8 +396,14 @@ fn a_restore_that_fails_or_hangs_leaves_nothing() -> Result<()> {
         let mode = fs::metadata(snapshot.join("upper/tmp"))?.permissions().mode();
         assert_eq!(mode & 0o7777, 0o1777);
         assert_eq!(fs::read(snapshot.join("checkpoint/checkpoint/inventory.img"))?, b"no image");
-        // The same request is the same container.
+        // The same request is the same container, also where its archive is gone.
+        let away = bed.node.disk().join("away.tar");
+        fs::rename(&archive, &away)?;
         assert_eq!(bed.cri.create(&pod, &made_of(&archive)).await?, id);
+        let other = made_of(&archive).env("SAID", "other");
+        let why = bed.cri.create(&pod, &other).await.expect_err("it is another request");
+        assert_eq!(why.code(), Code::NotFound, "{why}");
+        fs::rename(&away, &archive)?;
         let why = bed.cri.start(&id).await.expect_err("CRIU fails");
         assert_eq!(why.code(), Code::Internal, "{why}");
         assert!(why.message().contains("runc restore"), "{why}");
