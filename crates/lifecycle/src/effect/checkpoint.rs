@@ -131,10 +131,13 @@ async fn free(context: &Context, location: &Path) -> Result<()> {
     let Some(parent) = location.parent().filter(|_| location.file_name().is_some()) else {
         return failed(Kind::Invalid, format!("location {shown} names no file"));
     };
-    let one = |path: &Path| json!({"path": path, "want": "any"});
-    let found = ask(context, vec![one(location), one(parent)]).await?;
+    let one = |path: &Path, want: &str| json!({"path": path, "want": want});
+    let found = ask(context, vec![one(location, "any"), one(parent, "dir")]).await?;
     if found[0]["exists"] == true {
         return failed(Kind::Exists, format!("location: {shown} exists already"));
+    }
+    if let (true, Some(why)) = (found[1]["exists"] == true, found[1]["problem"].as_str()) {
+        return failed(Kind::Invalid, format!("location {shown}: {why}"));
     }
     if found[1]["exists"] != true {
         let text = format!("location: {} does not exist: make it first", parent.display());

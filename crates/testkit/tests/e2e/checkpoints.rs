@@ -99,6 +99,10 @@ fn what_can_have_no_checkpoint_is_refused_by_its_reason() -> Result<()> {
         refuses(&id, &directory, Code::AlreadyExists, "exists already").await;
         let nowhere = directory.join("no/one.tar");
         refuses(&id, &nowhere, Code::NotFound, "make it first").await;
+        // Before CRIU is asked, which says something else.
+        let file = bed.node.disk().join("file");
+        fs::write(&file, "")?;
+        refuses(&id, &file.join("one.tar"), Code::InvalidArgument, "not a directory").await;
         let negative = bed.cri.checkpoint(&id, &location, -1).await.expect_err("a time before");
         assert_eq!(negative.code(), Code::InvalidArgument);
         let created = bed.cri.create(&pod, &Container::idle("created", &busybox())).await?;
