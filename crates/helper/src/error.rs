@@ -10,7 +10,7 @@ pub(crate) type Result<T> = std::result::Result<T, Error>;
 pub(crate) enum Error {
     /// There is no such verb.
     #[error(
-        "unknown verb {verb:?}; known are namespaces, unpin, stat, unmount, mount, idmap, read, cdi, relabel, changes, pack, peek, unpack, hold and pause"
+        "unknown verb {verb:?}; known are namespaces, unpin, stat, unmount, mount, idmap, read, cdi, relabel, changes, pack, discard, peek, unpack, hold and pause"
     )]
     Verb { verb: String },
     /// Stdin does not hold what the verb takes.

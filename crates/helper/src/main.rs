@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         "relabel" => answer(relabel::relabel),
         "changes" => answer(changes::changes),
         "pack" => answer(pack::pack),
+        "discard" => answer(pack::discard),
         "peek" => answer(unpack::peek),
         "unpack" => answer(unpack::unpack),
         "hold" => answer(hold::hold),

@@ -15,6 +15,9 @@ use crate::error::{Error, Result};
 /// Readable by root alone: it may hold all that a process had in its memory.
 const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
+/// In the directory that is packed: a symbolic link to what is not whole yet, where that has a name.
+const NOTE: &str = ".partial";
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Request {
@@ -41,24 +44,59 @@ pub(crate) fn pack(request: Request) -> Result<Done> {
             linked.map_err(|e| failed("put in place", e.into()))?;
         }
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) if directory.is_dir() => {
-            let hidden = hidden(directory, &from);
-            let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC;
-            let flags = flags | OFlags::NOFOLLOW;
-            let file = rustix::fs::openat(CWD, &hidden, flags, MODE);
-            let file = file.map_err(|e| failed("write", e.into()))?;
-            let done = write(&from, file).and_then(|_| {
-                let keep = RenameFlags::NOREPLACE;
-                rustix::fs::renameat_with(CWD, &hidden, CWD, &location, keep)?;
-                Ok(())
-            });
-            if let Err(why) = done {
-                let _ = std::fs::remove_file(&hidden);
-                return Err(failed("write", why));
-            }
+            by_name(&from, &location, directory).map_err(|e| failed("write", e))?;
         }
         Err(why) => return Err(failed("write", why.into())),
     }
     Ok(Done {})
+}
+
+/// Writes it under a hidden name first, which is noted: by that `discard` finds it if this process
+/// is killed.
+fn by_name(from: &Path, location: &Path, directory: &Path) -> std::io::Result<()> {
+    let hidden = hidden(directory, from);
+    let note = from.join(NOTE);
+    gone(std::fs::remove_file(&note))?;
+    std::os::unix::fs::symlink(&hidden, &note)?;
+    let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(CWD, &hidden, flags | OFlags::NOFOLLOW, MODE)?;
+    let done = write(from, file).and_then(|_| {
+        let keep = RenameFlags::NOREPLACE;
+        Ok(rustix::fs::renameat_with(CWD, &hidden, CWD, location, keep)?)
+    });
+    if done.is_err() {
+        let _ = std::fs::remove_file(&hidden);
+    }
+    done
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Discard {
+    /// The directory that was being packed.
+    from: PathBuf,
+}
+
+/// Removes what a `pack` that was killed has left beside its location.
+pub(crate) fn discard(request: Discard) -> Result<Done> {
+    let Discard { from } = request;
+    let failed = |path: &Path, e| Error::io(format!("discard {}", path.display()), e);
+    let left = match std::fs::read_link(from.join(NOTE)) {
+        Ok(left) => left,
+        Err(why) => return gone(Err(why)).map(|()| Done {}).map_err(|e| failed(&from, e)),
+    };
+    // Nothing but what `pack` writes.
+    if left.parent().is_none_or(|directory| hidden(directory, &from) != left) {
+        let value = left.display().to_string();
+        return Err(Error::Refused { what: "note", value, reason: "it is no name of ours" });
+    }
+    gone(std::fs::remove_file(&left)).map_err(|e| failed(&left, e))?;
+    Ok(Done {})
+}
+
+/// What was not there is gone.
+fn gone(removed: std::io::Result<()>) -> std::io::Result<()> {
+    removed.or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
 }
 
 /// The name of what is not whole yet, by the directory that is packed: two of them never write to one
@@ -77,6 +115,7 @@ fn write(from: &Path, file: OwnedFd) -> std::io::Result<File> {
     tar.sparse(false);
     let mut names: Vec<_> =
         std::fs::read_dir(from)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+    names.retain(|path| !path.ends_with(NOTE));
     // What is small, and read first, stands first.
     names.sort_by_cached_key(|path| (path.is_dir(), path.clone()));
     for path in names {
@@ -108,5 +147,36 @@ mod tests {
             PathBuf::from(format!("/out/.{}.partial", &id[..32]))
         );
         assert_ne!(of("/data/one"), of("/data/two"));
+    }
+
+    #[test]
+    fn what_is_written_under_a_name_is_whole_and_what_was_left_is_found_again() {
+        let root = tempfile::tempdir().unwrap();
+        let [from, out] = ["id", "out"].map(|name| root.path().join(name));
+        for directory in [&from, &out] {
+            std::fs::create_dir(directory).unwrap();
+        }
+        std::fs::write(from.join("status"), "x").unwrap();
+        // What a killed one leaves.
+        std::os::unix::fs::symlink(out.join(".id.partial"), from.join(NOTE)).unwrap();
+        std::fs::write(out.join(".id.partial"), "half, and longer than all").unwrap();
+        by_name(&from, &out.join("one.tar"), &out).unwrap();
+        let mut archive = tar::Archive::new(File::open(out.join("one.tar")).unwrap());
+        let entries = archive.entries().unwrap();
+        let names: Vec<_> =
+            entries.map(|entry| entry.unwrap().path().unwrap().into_owned()).collect();
+        assert_eq!(names, [PathBuf::from("status")]);
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 1);
+        by_name(&from, &out.join("one.tar"), &out).expect_err("it is there");
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 1);
+        let discard = || discard(Discard { from: from.clone() });
+        discard().unwrap_or_else(|_| panic!("nothing is left"));
+        std::fs::write(out.join(".id.partial"), "half").unwrap();
+        discard().unwrap_or_else(|_| panic!("something is left"));
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 1);
+        std::fs::remove_file(from.join(NOTE)).unwrap();
+        discard().unwrap_or_else(|_| panic!("nothing was noted"));
+        std::os::unix::fs::symlink(out.join("one.tar"), from.join(NOTE)).unwrap();
+        assert!(discard().is_err() && out.join("one.tar").exists());
     }
 }

@@ -34,6 +34,8 @@ const THAW: Duration = Duration::from_secs(10);
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 /// What of the time is kept for putting an answer together.
 const LEAST: Duration = Duration::from_millis(100);
+/// Where `berth-helper pack` notes what it writes to, if that has a name before it is whole.
+const PARTIAL: &str = ".partial";
 
 /// The containers that a checkpoint is written of, or that a dead daemon was writing one of.
 #[derive(Debug, Default)]
@@ -78,7 +80,7 @@ pub(crate) async fn write(
         Err(why) => Err(why),
     };
     if !begun.frozen {
-        blocking(move || files::remove(&work)).await?;
+        clear(&context.shared, id.as_str(), work).await?;
         return done;
     }
     // By its directory a new daemon knows that there is a container to thaw, if this one dies.
@@ -152,6 +154,20 @@ fn make(work: &Path) -> Result<()> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(work);
     made.map_err(|e| ("make", work, e).fail())?;
     Ok(())
+}
+
+/// Removes what was gathered, and what a helper that was killed while it packed has left beside the
+/// location: it notes that where the file system makes it write under a name.
+async fn clear(shared: &Shared, id: &str, work: PathBuf) -> Result<()> {
+    if std::fs::symlink_metadata(work.join(PARTIAL)).is_ok() {
+        let deadline = shared.settings.helper_deadline;
+        let done = helper::call_for(shared, "discard", &json!({"from": work}), deadline).await;
+        if let Err(why) = done {
+            let error = crate::Error::from(why);
+            tracing::warn!(container = id, %error, "half of a checkpoint's archive may be left");
+        }
+    }
+    blocking(move || files::remove(&work)).await
 }
 
 /// A checkpoint under way.
@@ -357,7 +373,7 @@ pub(crate) async fn undo(context: Option<&Context>, shared: &Shared, id: &str, w
             pause = (pause * 2).min(longest);
         }
     }
-    if let Err(why) = blocking(move || files::remove(&work)).await {
+    if let Err(why) = clear(shared, id, work).await {
         let error = crate::Error::from(why);
         tracing::warn!(container = id, %error, "cannot remove what was written of a checkpoint");
     }

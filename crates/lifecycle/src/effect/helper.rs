@@ -10,6 +10,8 @@ use berth_sys::spawn::Spawn;
 use serde_json::{Value, json};
 
 use super::{Context, Result, failed};
+use crate::settings::Settings;
+use crate::shared::Shared;
 
 /// More than any answer.
 const ANSWER: usize = 4 << 20;
@@ -21,21 +23,31 @@ pub(crate) async fn call(
     request: &Value,
     deadline: Duration,
 ) -> Result<Value> {
-    let spawn = spawn(context, verb).cgroups(&context.shared.jobs_enter);
+    call_for(&context.shared, verb, request, deadline).await
+}
+
+/// The same, of no pod.
+pub(crate) async fn call_for(
+    shared: &Shared,
+    verb: &str,
+    request: &Value,
+    deadline: Duration,
+) -> Result<Value> {
+    let spawn = spawn(&shared.settings, verb).cgroups(&shared.jobs_enter);
     run(Job::new(spawn, deadline), verb, request).await
 }
 
 /// Leaves a process that holds these fifos, outside of what is killed with a daemon; it ends by
 /// itself when what is in them was read.
 pub(crate) async fn hold(context: &Context, fifos: &[PathBuf]) -> Result<()> {
-    let spawn = spawn(context, "hold").cgroups(&context.shared.holders_enter);
+    let spawn = spawn(context.settings(), "hold").cgroups(&context.shared.holders_enter);
     let deadline = context.settings().helper_deadline;
     run(Job::new(spawn, deadline).leave_running(), "hold", &json!({"fifos": fifos})).await?;
     Ok(())
 }
 
-fn spawn(context: &Context, verb: &str) -> Spawn {
-    Spawn::new(&context.settings().helper).arg(verb).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+fn spawn(settings: &Settings, verb: &str) -> Spawn {
+    Spawn::new(&settings.helper).arg(verb).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
 }
 
 async fn run(job: Job, verb: &str, request: &Value) -> Result<Value> {

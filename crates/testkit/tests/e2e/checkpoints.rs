@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -72,7 +72,14 @@ fn a_checkpoint_that_fails_leaves_nothing_and_the_container_goes_on() -> Result<
         fails(Code::Internal, "runc checkpoint", 0).await?;
         // As good as no limit.
         fails(Code::Internal, "runc checkpoint", i64::MAX).await?;
-        executable(&programs.path().join("criu"), "#!/bin/sh\nexec sleep 1000\n")?;
+        // Half of an archive, as a helper that is killed leaves it where a file must have a name.
+        let script = format!(
+            "#!/bin/sh\nhalf={}/.{}.partial\necho half >$half\n\
+             ln -s $half /var/lib/berth/checkpoints/{id}/.partial\nexec sleep 1000\n",
+            directory.display(),
+            &id[..32]
+        );
+        executable(&programs.path().join("criu"), &script)?;
         fails(Code::DeadlineExceeded, "", 2).await?;
         assert_eq!(bed.identity(&id).await?, before);
         Ok(())
@@ -139,6 +146,11 @@ fn a_daemon_that_dies_over_a_checkpoint_leaves_no_container_frozen() -> Result<(
         eventually(|| "CRIU is not run".to_owned(), begun).await?;
         let busy = bed.cri.checkpoint(&id, &location, 1).await.expect_err("one is under way");
         assert_eq!(busy.code(), Code::Aborted, "{busy}");
+        // What a helper that dies with the daemon leaves where a file must have a name.
+        let half = directory.join(format!(".{}.partial", &id[..32]));
+        fs::write(&half, "half")?;
+        let gathered = bed.node.path("/var/lib/berth/checkpoints").join(&id);
+        symlink(&half, gathered.join(".partial"))?;
         bed.crash().await?;
         call.await?.expect_err("its daemon is dead");
         counts(bed, &id).await?;
