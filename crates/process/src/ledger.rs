@@ -55,7 +55,8 @@ impl Ledger {
 }
 
 impl Counts {
-    /// What the pod has counted beside those that are known.
+    /// What the pod has counted beside those that are known. Of two whose cgroups are gone at once the
+    /// first to end gets both counts: the kernel keeps a removed cgroup's only in the sum of those above.
     fn rest(&self) -> u64 {
         let Some((pod, base)) = &self.pod else { return 0 };
         let others = || self.living.values().map(Place::oom_kills).sum::<u64>();
