@@ -11,6 +11,7 @@ use berth_pod::record::Failure;
 use berth_pod::{ContainerId, Kind};
 use berth_shim_client::{Any, Exec, Kind as ShimKind, Shim, Status};
 use berth_sys::pipe::{FifoEnd, make_fifo, open_fifo};
+use futures_util::StreamExt as _;
 use tokio::sync::Mutex;
 
 use crate::convert::Fail as _;
@@ -22,6 +23,9 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(1);
 
 /// How long a caller waits for the end of a command that is killed.
 const KILL: Duration = Duration::from_secs(5);
+
+/// How many commands of an earlier daemon are ended at a time, of one container.
+const ABREAST: usize = 8;
 
 /// What is to run.
 pub(crate) struct Wanted<'a> {
@@ -91,6 +95,7 @@ pub(crate) struct Command {
     fifos: Fifos,
     /// Held while the shim starts it.
     starting: Arc<Mutex<()>>,
+    /// It has ended: the shim has only to forget it.
     over: bool,
 }
 
@@ -170,25 +175,22 @@ impl Command {
         context.layout().bundle(self.id.as_str()).join(format!("{}.{IN}", self.exec))
     }
 
-    /// Kills it and what it has started, waits until it is dead, and has the shim forget it. One that a
-    /// shim by others still starts after 5 s is left to the drop of this.
+    /// Kills it and what it has started, and waits until it is dead. One that a shim by others still
+    /// starts after 5 s, or that does not die in that time, is left to the drop of this.
     pub(crate) async fn kill(&mut self) {
-        // Our own shim kills what it is starting.
-        if self.foreign && tokio::time::timeout(KILL, self.starting.lock()).await.is_err() {
-            return;
+        // Our own shim kills what it is starting. Another may wait for somebody to read, who has gone.
+        if self.foreign {
+            let _held = self.fifos.hold();
+            if tokio::time::timeout(KILL, self.starting.lock()).await.is_err() {
+                return;
+            }
         }
-        kill(&self.shim, &self.id, &self.exec, self.cgroup.as_ref()).await;
-        self.delete().await;
+        self.over = kill(&self.shim, &self.id, &self.exec, self.cgroup.as_ref()).await;
     }
 
-    /// Has the shim forget it, after its end.
-    pub(crate) async fn delete(&mut self) {
-        if let Err(why) = self.shim.delete(self.id.as_str(), Some(&self.exec)).await
-            && why.kind() != ShimKind::NotFound
-        {
-            let (id, exec) = (&self.id, &self.exec);
-            tracing::warn!(container = %id, exec, error = %why, "an ended command could not be deleted");
-        }
+    /// Lets go of it after its end. That the shim forgets it is waited for by nobody: a shim by others
+    /// may do that only when no grandchild holds the output any more.
+    pub(crate) fn forget(mut self) {
         self.over = true;
     }
 
@@ -206,15 +208,21 @@ impl Command {
     }
 }
 
-/// A caller that goes away takes its command with it; so does an answer that never came.
+/// A caller that goes away takes its command with it; so does an answer that never came. The fifos stay
+/// until the shim has been told: by them the next daemon finds what this one did not come to.
 impl Drop for Command {
     fn drop(&mut self) {
+        let (shim, id, exec) = (self.shim.clone(), self.id.clone(), self.exec.clone());
+        let fifos = std::mem::take(&mut self.fifos);
         if self.over {
+            tokio::spawn(async move {
+                delete(&shim, &id, &exec).await;
+                drop(fifos);
+            });
             return;
         }
-        let (shim, id, exec) = (self.shim.clone(), self.id.clone(), self.exec.clone());
         let (cgroup, foreign) = (self.cgroup.take(), self.foreign);
-        let (starting, fifos) = (Arc::clone(&self.starting), std::mem::take(&mut self.fifos));
+        let starting = Arc::clone(&self.starting);
         let held = fifos.hold();
         tokio::spawn(async move {
             if foreign {
@@ -232,8 +240,8 @@ fn prefix(context: &Context) -> String {
     format!("exec-{:x}-", context.shared.born())
 }
 
-/// Ends the commands of daemons that are dead: nobody waits for them, and their time-outs went with
-/// whoever kept them.
+/// Ends the commands of daemons that are dead, some at a time: nobody waits for them, and their
+/// time-outs went with whoever kept them.
 pub(crate) async fn end_orphans(context: &Context, id: &ContainerId) {
     let (bundle, own) = (context.layout().bundle(id.as_str()), prefix(context));
     let listed = blocking(move || {
@@ -250,12 +258,15 @@ pub(crate) async fn end_orphans(context: &Context, id: &ContainerId) {
         Ok(orphans)
     });
     let (Ok(orphans), Ok(shim)) = (listed.await, connection(context).await) else { return };
-    for (exec, fifos) in orphans {
+    let cgroup = foreign_cgroup(context, id);
+    let (shim, cgroup) = (&shim, cgroup.as_ref());
+    let ends = futures_util::stream::iter(orphans).map(|(exec, fifos)| async move {
         tracing::info!(container = %id, exec, "ending a command of an earlier daemon");
         let held = fifos.hold();
-        end(&shim, id, &exec, foreign_cgroup(context, id).as_ref()).await;
+        end(shim, id, &exec, cgroup).await;
         drop((held, fifos));
-    }
+    });
+    ends.buffer_unordered(ABREAST).for_each(async |()| {}).await;
 }
 
 fn process(context: &Context, id: &ContainerId, wanted: &Wanted<'_>) -> Result<Any> {
@@ -271,27 +282,49 @@ fn process(context: &Context, id: &ContainerId, wanted: &Wanted<'_>) -> Result<A
 /// Kills a command that nobody waits for, and has the shim forget it. One that a shim by others is
 /// still starting can be neither killed nor forgotten: it is tried again, for a minute or so.
 async fn end(shim: &Shim, id: &ContainerId, exec: &str, cgroup: Option<&Cgroup>) {
+    let mut last = None;
     for pause in [0, 1, 4, 15, 60].map(Duration::from_secs) {
         tokio::time::sleep(pause).await;
         kill(shim, id, exec, cgroup).await;
-        match shim.delete(id.as_str(), Some(exec)).await {
-            Ok(_) => return,
-            // It had ended, was never begun, or has gone with its shim.
-            Err(why) if matches!(why.kind(), ShimKind::NotFound | ShimKind::Unavailable) => return,
-            Err(_) => {}
+        match forgotten(shim, id, exec).await {
+            Ok(()) => return,
+            Err(why) => last = Some(why),
         }
+    }
+    if let Some(error) = last {
+        tracing::warn!(container = %id, exec, %error, "a command that nobody waits for could not be ended");
     }
 }
 
-/// Kills a command and waits until it is dead. Our own shim kills what it has started as well; for
-/// any other, that is looked for in the container's cgroup.
-async fn kill(shim: &Shim, id: &ContainerId, exec: &str, cgroup: Option<&Cgroup>) {
+/// Has the shim forget a command that has ended: asked once, for it may do that after its answer is
+/// not waited for any more.
+async fn delete(shim: &Shim, id: &ContainerId, exec: &str) {
+    if let Err(error) = forgotten(shim, id, exec).await {
+        tracing::warn!(container = %id, exec, %error, "an ended command could not be deleted");
+    }
+}
+
+/// Deletes it; one that was never begun, or has gone with its shim, is forgotten as well.
+async fn forgotten(shim: &Shim, id: &ContainerId, exec: &str) -> berth_shim_client::Result<()> {
+    match shim.delete(id.as_str(), Some(exec)).await {
+        Err(why) if !matches!(why.kind(), ShimKind::NotFound | ShimKind::Unavailable) => Err(why),
+        _ => Ok(()),
+    }
+}
+
+/// Kills a command and waits until it is dead; whether it is known to be. Our own shim kills what it
+/// has started as well; for any other, that is looked for in the container's cgroup.
+async fn kill(shim: &Shim, id: &ContainerId, exec: &str, cgroup: Option<&Cgroup>) -> bool {
     if let Some(cgroup) = cgroup {
         let started = family::of(shim, id.as_str(), exec, cgroup).await;
         family::kill(&started);
     }
-    if shim.kill(id.as_str(), Some(exec), 9, true).await.is_ok() {
-        let _ = tokio::time::timeout(KILL, shim.wait(id.as_str(), Some(exec))).await;
+    match shim.kill(id.as_str(), Some(exec), 9, true).await {
+        Ok(_) => {
+            let ended = tokio::time::timeout(KILL, shim.wait(id.as_str(), Some(exec))).await;
+            matches!(ended, Ok(Ok(_)))
+        }
+        Err(why) => why.kind() == ShimKind::NotFound,
     }
 }
 

@@ -36,19 +36,20 @@ async fn exec(
     let deadline = timeout.and_then(|timeout| begin.checked_add(timeout));
     let kept = || Kept::new(&context.shared.said);
     let ended = attend(&running, ends, [kept(), kept()], deadline).await;
-    let timed_out = matches!(ended, Ok(None));
-    if timed_out || ended.is_err() {
-        running.kill().await;
-    } else {
-        running.delete().await;
-    }
     match ended {
-        Ok(Some(output)) => Ok(output),
-        Err(why) => Err(running.met_its_end(why).await),
-        Ok(None) => failed(
-            Kind::TimedOut,
-            format!("command {command:?} timed out after {:?}", timeout.unwrap_or_default()),
-        ),
+        Ok(Some(output)) => {
+            running.forget();
+            Ok(output)
+        }
+        Err(why) => {
+            running.kill().await;
+            Err(running.met_its_end(why).await)
+        }
+        Ok(None) => {
+            running.kill().await;
+            let limit = timeout.unwrap_or_default();
+            failed(Kind::TimedOut, format!("command {command:?} timed out after {limit:?}"))
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use berth_cgroup::Cgroup;
-use berth_shim_client::Shim;
+use berth_shim_client::{Shim, Status};
 use berth_sys::{Pid, Signal, pidfd, process};
 
 /// More processes than this are no family.
@@ -17,6 +17,10 @@ const STOP: Duration = Duration::from_secs(1);
 /// none of them starts another one before it is killed.
 pub(crate) async fn of(shim: &Shim, id: &str, exec: &str, cgroup: &Cgroup) -> Vec<OwnedFd> {
     let Ok(state) = shim.state(id, Some(exec)).await else { return Vec::new() };
+    // Its number may name another process of the container by now.
+    if state.status == Status::Stopped {
+        return Vec::new();
+    }
     let first = i32::try_from(state.pid).ok().and_then(Pid::from_raw);
     let cgroup = cgroup.clone();
     let found = tokio::task::spawn_blocking(move || first.map(|first| descend(first, &cgroup)));

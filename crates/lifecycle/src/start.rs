@@ -15,6 +15,7 @@ use berth_pod::record::PodRecord;
 use berth_pod::{Kind, SandboxId};
 use berth_records::{Loaded, Records};
 use berth_shim_client::Events;
+use futures_util::future::join_all;
 use tokio::sync::mpsc;
 
 use crate::convert::Fail as _;
@@ -262,9 +263,8 @@ async fn end_orphans(shared: Arc<Shared>, live: Vec<Arc<PodRecord>>) {
             let (queue, _) = mpsc::unbounded_channel();
             let (_cancel, canceled) = cancel();
             let context = Context::new(&shared, &record, queue, canceled);
-            for c in record.containers.values().filter(|c| c.running()) {
-                command::end_orphans(&context, &c.id).await;
-            }
+            let running = record.containers.values().filter(|c| c.running());
+            join_all(running.map(|c| command::end_orphans(&context, &c.id))).await;
         });
     }
     while pods.join_next().await.is_some() {}

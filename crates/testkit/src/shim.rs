@@ -8,6 +8,7 @@
 //! | | `hang` | it never answers |
 //! | | `leak` | it answers a socket at which nobody listens any more |
 //! | a call: `Create` … | `hang` | the call is not answered, and does nothing |
+//! | | `refuse` | the call fails, does nothing, and is noted in the file `refused` |
 //! | | `die-before`, `die-after` | the shim is killed before or after it |
 //! | | `close` | the socket is closed, and the shim lives |
 //! | `exits` | `never` | no exit is reported: Wait does not return, State says running |
@@ -16,7 +17,7 @@
 //! A second word is the id of the sandbox whose shim is meant; without one, all are.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -35,6 +36,9 @@ const BETWEEN: &str = "between";
 /// containerd.v1.types.Status.RUNNING.
 const RUNNING: i32 = 2;
 
+/// google.rpc.Code.FAILED_PRECONDITION.
+const FAILED_PRECONDITION: i32 = 9;
+
 /// ttrpc's frame header: length, stream, type, flags.
 const HEADER: usize = 10;
 
@@ -45,9 +49,20 @@ struct Request {
     method: String,
 }
 
+/// google.rpc.Status.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Status {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+}
+
 /// ttrpc's Response, as far as it is needed.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Response {
+    #[prost(message, tag = "1")]
+    status: Option<Status>,
     #[prost(bytes = "vec", tag = "2")]
     payload: Vec<u8>,
 }
@@ -195,6 +210,10 @@ impl Between {
             let stream = stream_of(&frame);
             match self.lever(&method).as_str() {
                 "hang" => continue,
+                "refuse" => {
+                    self.refuse(&method, stream, &from)?;
+                    continue;
+                }
                 "die-before" => self.die()?,
                 "close" => {
                     fs::remove_file(&self.own)?;
@@ -210,6 +229,17 @@ impl Between {
             to.write_all(&frame)?;
         }
         Ok(())
+    }
+
+    fn refuse(&self, method: &str, stream: u32, mut to: &UnixStream) -> Result<()> {
+        let noted = OpenOptions::new().append(true).create(true).open(self.dir.join("refused"));
+        writeln!(noted.context("the refused calls")?, "{method}").context("note a call")?;
+        let status = Status { code: FAILED_PRECONDITION, message: "not now".to_owned() };
+        let response = Response { status: Some(status), ..Response::default() };
+        let mut head = stream.to_be_bytes().to_vec();
+        // A response, without flags. What is as short is written whole: nothing comes between.
+        head.extend([2, 0]);
+        to.write_all(&framed(&head, &response)?).context("refuse a call")
     }
 
     fn responses(
@@ -306,9 +336,14 @@ fn still_running(frame: &[u8]) -> Result<Vec<u8>> {
     let mut state = State::decode(response.payload.as_slice())?;
     state.status = RUNNING;
     response.payload = state.encode_to_vec();
+    framed(&frame[4..HEADER], &response)
+}
+
+/// A frame, `head` being what its header says after the length.
+fn framed(head: &[u8], response: &Response) -> Result<Vec<u8>> {
     let message = response.encode_to_vec();
-    let mut new = u32::try_from(message.len())?.to_be_bytes().to_vec();
-    new.extend_from_slice(&frame[4..HEADER]);
-    new.extend_from_slice(&message);
-    Ok(new)
+    let mut frame = u32::try_from(message.len())?.to_be_bytes().to_vec();
+    frame.extend_from_slice(head);
+    frame.extend_from_slice(&message);
+    Ok(frame)
 }

@@ -28,15 +28,15 @@ pub(super) async fn run(
     let wanted = Wanted { command, terminal, stdin: streams.stdin.is_some() };
     let (mut command, ends) = Command::add(context, id, wanted).await?;
     let fifo = command.stdin(context);
-    let ended = attend(&command, &fifo, ends, streams).await;
-    if ended.is_err() {
-        command.kill().await;
-    } else {
-        command.delete().await;
-    }
-    match ended {
-        Ok(code) => Ok(code),
-        Err(why) => Err(command.met_its_end(why).await),
+    match attend(&command, &fifo, ends, streams).await {
+        Ok(code) => {
+            command.forget();
+            Ok(code)
+        }
+        Err(why) => {
+            command.kill().await;
+            Err(command.met_its_end(why).await)
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use berth_proto::cri::v1 as cri;
-use berth_testkit::bed::{Bed, busybox, eventually, on_a_node_with};
+use berth_testkit::bed::{Bed, busybox, eventually, nobody_runs, on_a_node_with};
 use berth_testkit::config::Config;
 use berth_testkit::cri::{Answer, RunningPod, refused};
 use berth_testkit::specs::Container;
@@ -17,6 +17,7 @@ use futures_util::future::try_join_all;
 use tonic::Code;
 
 use super::Subject;
+use crate::streaming::{fifos, no_fifos};
 
 /// Where the levers of the stand-in are; see `berth_testkit::shim`.
 struct Bad {
@@ -35,6 +36,12 @@ impl Bad {
 
     fn mend(&self, what: &str) -> Result<()> {
         fs::remove_file(self.dir.path().join(what)).context("mend the shim")
+    }
+
+    /// How often a call has been refused.
+    fn refused(&self, call: &str) -> Result<usize> {
+        let noted = fs::read_to_string(self.dir.path().join("refused"))?;
+        Ok(noted.lines().filter(|line| *line == call).count())
     }
 
     /// Sockets that are left.
@@ -219,6 +226,42 @@ fn a_call_that_hangs_concerns_its_own_pod_and_that_can_be_removed() -> Result<()
 fn a_call_that_hangs_while_the_daemon_is_killed_is_no_more_than_that() -> Result<()> {
     on_a_node_with_bad(async |bed, bad| {
         hang(bed, bad, &["Create", "Start", "Wait", "Delete"], true).await
+    })
+}
+
+#[test]
+fn a_command_is_answered_before_its_shim_has_forgotten_it() -> Result<()> {
+    on_a_node_with_bad(async |bed, bad| {
+        let (pod, id) = bed.idle("forgets").await?;
+        bad.set("Delete", "hang", &pod.id)?;
+        let output = bed.cri.exec(&id, &["sh", "-c", "echo out; echo err >&2; exit 7"]).await?;
+        let said = (output.stdout.as_str(), output.stderr.as_str(), output.code);
+        assert_eq!(said, ("out\n", "err\n", 7));
+        // They stay until Delete is not waited for any more.
+        assert_ne!(fifos(bed, &id)?, Vec::<String>::new(), "Delete has been waited for");
+        no_fifos(bed, &id).await?;
+        bad.mend("Delete")?;
+        assert_eq!(bed.cri.shell(&id, "echo works").await?, "works");
+        no_fifos(bed, &id).await
+    })
+}
+
+#[test]
+fn a_command_that_cannot_be_ended_yet_is_ended_later() -> Result<()> {
+    on_a_node_with_bad(async |bed, bad| {
+        let (pod, id) = bed.idle("later").await?;
+        bad.set("Kill", "refuse", &pod.id)?;
+        bad.set("Delete", "refuse", &pod.id)?;
+        let answer = bed.cri.exec_within(&id, &["sleep", "4905"], 1).await;
+        assert_eq!(refused(answer), Code::DeadlineExceeded);
+        let again = async || Ok((bad.refused("Delete")? > 1).then_some(()));
+        eventually(|| "it is not tried again".to_owned(), again).await?;
+        let left = fifos(bed, &id)?;
+        assert_ne!(left, Vec::<String>::new(), "the next daemon would not find it");
+        bad.mend("Kill")?;
+        bad.mend("Delete")?;
+        no_fifos(bed, &id).await?;
+        nobody_runs(bed, "sleep 4905").await
     })
 }
 

@@ -5,6 +5,8 @@ mod attach;
 mod exec;
 mod forward;
 
+use std::os::unix::fs::FileTypeExt as _;
+
 use anyhow::Result;
 use berth_testkit::bed::{Bed, eventually};
 use berth_testkit::streams::{Ended, Session, Transport, Wants};
@@ -49,18 +51,20 @@ fn texts(ended: &Ended) -> (String, String, Option<Result<i32, String>>) {
 }
 
 /// Waits until nothing of a session is left in a container's bundle.
-async fn no_fifos(bed: &Bed, id: &str) -> Result<()> {
-    let bundle = bed.node.path(&format!("/run/berth/bundles/{id}"));
-    let of_a_session = |name: &str| name.starts_with("exec-") || name.starts_with("attach-");
-    eventually(
-        || format!("{} is not clean", bundle.display()),
-        async || {
-            let mut names = Vec::new();
-            for entry in std::fs::read_dir(&bundle)? {
-                names.push(entry?.file_name().to_string_lossy().into_owned());
-            }
-            Ok((!names.iter().any(|name| of_a_session(name))).then_some(()))
-        },
-    )
-    .await
+pub(crate) async fn no_fifos(bed: &Bed, id: &str) -> Result<()> {
+    let clean = async || Ok(fifos(bed, id)?.is_empty().then_some(()));
+    eventually(|| format!("the bundle of {id} is not clean"), clean).await
+}
+
+/// The fifos of sessions in a container's bundle. What else is there is the shim's.
+pub(crate) fn fifos(bed: &Bed, id: &str) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(bed.node.path(&format!("/run/berth/bundles/{id}")))? {
+        let entry = entry?;
+        if entry.file_type()?.is_fifo() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    names.retain(|name| name.starts_with("exec-") || name.starts_with("attach-"));
+    Ok(names)
 }
