@@ -24,6 +24,10 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(1);
 /// How long a caller waits for the end of a command that is killed.
 const KILL: Duration = Duration::from_secs(5);
 
+/// Within this time a shim by others is to start one command, before it is told of the next start:
+/// containerd's over runc sees no exits meanwhile, and is stuck for a minute if dozens wait in it.
+const TURN: Duration = Duration::from_secs(5);
+
 /// How many commands of an earlier daemon are ended at a time, of one container.
 const ABREAST: usize = 8;
 
@@ -152,9 +156,16 @@ impl Command {
     /// shim's answer.
     pub(crate) async fn start(&self) -> Result<()> {
         let (shim, id, exec) = (self.shim.clone(), self.id.clone(), self.exec.clone());
-        let starting = Arc::clone(&self.starting).lock_owned().await;
+        let (starting, foreign) = (Arc::clone(&self.starting).lock_owned().await, self.foreign);
         let call = tokio::spawn(async move {
-            let answer = shim.start(id.as_str(), Some(&exec)).await;
+            let turn = if foreign { Some(shim.turn().await) } else { None };
+            let mut answer = std::pin::pin!(shim.start(id.as_str(), Some(&exec)));
+            let in_turn = tokio::time::timeout(TURN, &mut answer).await;
+            drop(turn);
+            let answer = match in_turn {
+                Ok(answer) => answer,
+                Err(_) => answer.await,
+            };
             drop(starting);
             answer
         });

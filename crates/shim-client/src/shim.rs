@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use protobuf::Message;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 use ttrpc::proto::{KeyValue, Request};
 
@@ -49,6 +50,7 @@ struct Connected {
     generation: Generation,
     namespace: Box<str>,
     deadlines: Deadlines,
+    turn: Mutex<()>,
 }
 
 /// A call's place on the wire.
@@ -70,6 +72,7 @@ impl Shim {
             generation: answer.generation,
             namespace: namespace.into(),
             deadlines,
+            turn: Mutex::default(),
         };
         Ok(Shim { inner: Arc::new(inner) })
     }
@@ -79,7 +82,8 @@ impl Shim {
     pub(crate) fn over(socket: tokio::net::UnixStream, generation: Generation) -> Shim {
         let connection = Connection::over(socket);
         let (namespace, deadlines) = ("k8s.io".into(), Deadlines::default());
-        Shim { inner: Arc::new(Connected { connection, generation, namespace, deadlines }) }
+        let turn = Mutex::default();
+        Shim { inner: Arc::new(Connected { connection, generation, namespace, deadlines, turn }) }
     }
 
     /// Does anybody listen there at all? For adoption, before the shim is asked anything.
@@ -88,6 +92,12 @@ impl Shim {
     /// As [`Shim::connect`].
     pub async fn reachable(address: &Address, limit: Duration) -> Result<()> {
         Connection::dial(address, limit).await.map(drop)
+    }
+
+    /// Waits for a turn, which lasts until the answer to this is dropped: for calls of which the shim is
+    /// better sent one at a time. No call takes one by itself.
+    pub async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.inner.turn.lock().await
     }
 
     /// Resolves when the connection is lost, with the reason: the shim is dead or as good as dead.
