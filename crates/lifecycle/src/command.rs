@@ -152,13 +152,13 @@ impl Command {
         }
     }
 
-    /// Starts it. Who drops this does not end that: when the command may be killed is known only by the
-    /// shim's answer.
+    /// Starts it. Who drops this while the shim is at it does not end that: when the command may be
+    /// killed is known only by the shim's answer. Who drops it before leaves nothing to be started.
     pub(crate) async fn start(&self) -> Result<()> {
         let (shim, id, exec) = (self.shim.clone(), self.id.clone(), self.exec.clone());
-        let (starting, foreign) = (Arc::clone(&self.starting).lock_owned().await, self.foreign);
+        let turn = if self.foreign { Some(shim.turn().await) } else { None };
+        let starting = Arc::clone(&self.starting).lock_owned().await;
         let call = tokio::spawn(async move {
-            let turn = if foreign { Some(shim.turn().await) } else { None };
             let mut answer = std::pin::pin!(shim.start(id.as_str(), Some(&exec)));
             let in_turn = tokio::time::timeout(TURN, &mut answer).await;
             drop(turn);

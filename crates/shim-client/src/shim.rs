@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use protobuf::Message;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 use ttrpc::proto::{KeyValue, Request};
 
@@ -50,7 +50,7 @@ struct Connected {
     generation: Generation,
     namespace: Box<str>,
     deadlines: Deadlines,
-    turn: Mutex<()>,
+    turn: Arc<Mutex<()>>,
 }
 
 /// A call's place on the wire.
@@ -72,7 +72,7 @@ impl Shim {
             generation: answer.generation,
             namespace: namespace.into(),
             deadlines,
-            turn: Mutex::default(),
+            turn: Arc::default(),
         };
         Ok(Shim { inner: Arc::new(inner) })
     }
@@ -82,7 +82,7 @@ impl Shim {
     pub(crate) fn over(socket: tokio::net::UnixStream, generation: Generation) -> Shim {
         let connection = Connection::over(socket);
         let (namespace, deadlines) = ("k8s.io".into(), Deadlines::default());
-        let turn = Mutex::default();
+        let turn = Arc::default();
         Shim { inner: Arc::new(Connected { connection, generation, namespace, deadlines, turn }) }
     }
 
@@ -96,8 +96,8 @@ impl Shim {
 
     /// Waits for a turn, which lasts until the answer to this is dropped: for calls of which the shim is
     /// better sent one at a time. No call takes one by itself.
-    pub async fn turn(&self) -> MutexGuard<'_, ()> {
-        self.inner.turn.lock().await
+    pub async fn turn(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.inner.turn).lock_owned().await
     }
 
     /// Resolves when the connection is lost, with the reason: the shim is dead or as good as dead.

@@ -7,8 +7,8 @@
 //! | | `garbage` | it answers what makes no sense |
 //! | | `hang` | it never answers |
 //! | | `leak` | it answers a socket at which nobody listens any more |
-//! | a call: `Create` … | `hang` | the call is not answered, and does nothing |
-//! | | `refuse` | the call fails, does nothing, and is noted in the file `refused` |
+//! | a call: `Create` … | `hang` | the call is not answered, does nothing, and is noted in the file `noted` |
+//! | | `refuse` | the call fails, does nothing, and is noted there |
 //! | | `die-before`, `die-after` | the shim is killed before or after it |
 //! | | `close` | the socket is closed, and the shim lives |
 //! | `exits` | `never` | no exit is reported: Wait does not return, State says running |
@@ -209,7 +209,10 @@ impl Between {
             let method = Request::decode(&frame[HEADER..])?.method;
             let stream = stream_of(&frame);
             match self.lever(&method).as_str() {
-                "hang" => continue,
+                "hang" => {
+                    self.note(&method)?;
+                    continue;
+                }
                 "refuse" => {
                     self.refuse(&method, stream, &from)?;
                     continue;
@@ -231,9 +234,13 @@ impl Between {
         Ok(())
     }
 
+    fn note(&self, method: &str) -> Result<()> {
+        let noted = OpenOptions::new().append(true).create(true).open(self.dir.join("noted"));
+        writeln!(noted.context("the noted calls")?, "{method}").context("note a call")
+    }
+
     fn refuse(&self, method: &str, stream: u32, mut to: &UnixStream) -> Result<()> {
-        let noted = OpenOptions::new().append(true).create(true).open(self.dir.join("refused"));
-        writeln!(noted.context("the refused calls")?, "{method}").context("note a call")?;
+        self.note(method)?;
         let status = Status { code: FAILED_PRECONDITION, message: "not now".to_owned() };
         let response = Response { status: Some(status), ..Response::default() };
         let mut head = stream.to_be_bytes().to_vec();

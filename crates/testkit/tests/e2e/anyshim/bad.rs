@@ -38,9 +38,9 @@ impl Bad {
         fs::remove_file(self.dir.path().join(what)).context("mend the shim")
     }
 
-    /// How often a call has been refused.
-    fn refused(&self, call: &str) -> Result<usize> {
-        let noted = fs::read_to_string(self.dir.path().join("refused"))?;
+    /// How often a call has been refused or left to hang.
+    fn noted(&self, call: &str) -> Result<usize> {
+        let noted = fs::read_to_string(self.dir.path().join("noted")).unwrap_or_default();
         Ok(noted.lines().filter(|line| *line == call).count())
     }
 
@@ -254,7 +254,7 @@ fn a_command_that_cannot_be_ended_yet_is_ended_later() -> Result<()> {
         bad.set("Delete", "refuse", &pod.id)?;
         let answer = bed.cri.exec_within(&id, &["sleep", "4905"], 1).await;
         assert_eq!(refused(answer), Code::DeadlineExceeded);
-        let again = async || Ok((bad.refused("Delete")? > 1).then_some(()));
+        let again = async || Ok((bad.noted("Delete")? > 1).then_some(()));
         eventually(|| "it is not tried again".to_owned(), again).await?;
         let left = fifos(bed, &id)?;
         assert_ne!(left, Vec::<String>::new(), "the next daemon would not find it");
@@ -262,6 +262,26 @@ fn a_command_that_cannot_be_ended_yet_is_ended_later() -> Result<()> {
         bad.mend("Delete")?;
         no_fifos(bed, &id).await?;
         nobody_runs(bed, "sleep 4905").await
+    })
+}
+
+#[test]
+fn a_command_that_waits_for_its_turn_is_not_started_for_nobody() -> Result<()> {
+    on_a_node_with_bad(async |bed, bad| {
+        let (pod, id) = bed.idle("turns").await?;
+        bad.set("Start", "hang", &pod.id)?;
+        let (cri, of) = (bed.cri.clone(), id.clone());
+        let first = tokio::spawn(async move { cri.exec_within(&of, &["true"], 4).await });
+        let hangs = async || Ok((bad.noted("Start")? > 0).then_some(()));
+        eventually(|| "the first command does not begin".to_owned(), hangs).await?;
+        bad.mend("Start")?;
+        // Behind the first, which has its turn for 5 s.
+        let answer = bed.cri.exec_within(&id, &["touch", "/tmp/second"], 1).await;
+        assert_eq!(refused(answer), Code::DeadlineExceeded);
+        let seen = "[ -e /tmp/second ] && echo it is started || echo it is not";
+        assert_eq!(bed.cri.shell(&id, seen).await?, "it is not");
+        assert_eq!(refused(first.await?), Code::DeadlineExceeded);
+        Ok(())
     })
 }
 
